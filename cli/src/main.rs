@@ -1,0 +1,3 @@
+//! The `spanheap` command.
+
+fn main() {}

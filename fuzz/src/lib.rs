@@ -1,0 +1,1 @@
+//! Fuzz bodies, one a room.

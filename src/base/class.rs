@@ -1,0 +1,190 @@
+//! Size classes of blocks, computed at compile time.
+//!
+//! Blocks up to 128 bytes come in steps of 16; above, every doubling is cut into eight equal steps, so that a
+//! block is never more than 12.5 % larger than what was asked for. Each class has a span length of its own.
+//! The classes of collected objects are another table: they serve another trade-off.
+//!
+//! A class's `magic` proves without a division that an offset is a multiple of the class's size
+//! (Lemire, Kaser, Kurz: "Faster remainder by direct computation", 2019): with `m = ceil(2^32 / size)`,
+//! `size` divides `n` exactly when `n * m mod 2^32 < m`, for every `n` inside a span.
+
+use super::units::{PAGE_SIZE, Pages};
+
+/// The largest block that is cut from a span shared with others; larger ones have a span to themselves.
+pub const MAX_SMALL: usize = 32 << 10;
+/// Sizes up to here find their class by one table look-up.
+pub const MAX_DIRECT: usize = 1024;
+/// Bytes between two classes up to 128 bytes, and the alignment that every block has.
+pub const GRANULE: usize = 16;
+/// Number of classes.
+pub const CLASSES: usize = 8 + 8 * 8;
+
+/// A class's number, from 0 for 16 bytes to [`CLASSES`] − 1 for [`MAX_SMALL`].
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[repr(transparent)]
+pub struct SizeClass(pub u8);
+
+/// What follows from a class.
+#[derive(Clone, Copy, Debug)]
+pub struct ClassRow {
+    /// Bytes of a block.
+    pub size: u32,
+    /// Pages of a span of the class.
+    pub pages: u32,
+    /// Blocks in a span.
+    pub blocks: u32,
+    /// `ceil(2^32 / size)`: see the head of this file.
+    pub magic: u32,
+}
+
+/// A span is at least so long that it holds this many blocks, as far as `LONGEST_SPAN` allows.
+const BLOCKS_WANTED: usize = 32;
+/// Spans of small classes stop growing here: short spans become free, and go back to the system, more often.
+const LONGEST_SPAN: usize = 4 * PAGE_SIZE;
+/// The least number of blocks in a span, even where that takes a longer span.
+const BLOCKS_LEAST: usize = 4;
+
+/// The classes by number.
+pub const TABLE: [ClassRow; CLASSES] = {
+    let mut table = [ClassRow { size: 0, pages: 0, blocks: 0, magic: 0 }; CLASSES];
+    let mut class = 0;
+    while class < CLASSES {
+        let size = if class < 8 {
+            (class + 1) * GRANULE
+        } else {
+            let doubling = (class - 8) / 8;
+            (128 << doubling) + ((class - 8) % 8 + 1) * (16 << doubling)
+        };
+        let mut pages = 1;
+        // Long enough, and with at most a sixteenth left over at the end.
+        while pages * PAGE_SIZE / size < BLOCKS_LEAST
+            || (pages * PAGE_SIZE / size < BLOCKS_WANTED && pages * PAGE_SIZE < LONGEST_SPAN)
+            || (pages * PAGE_SIZE % size) * 16 > pages * PAGE_SIZE
+        {
+            pages += 1;
+        }
+        table[class] = ClassRow {
+            size: size as u32,
+            pages: pages as u32,
+            blocks: (pages * PAGE_SIZE / size) as u32,
+            magic: ((1u64 << 32).div_ceil(size as u64)) as u32,
+        };
+        class += 1;
+    }
+    table
+};
+
+impl SizeClass {
+    /// The class of the smallest blocks that hold `size` bytes; `None` above [`MAX_SMALL`].
+    #[inline]
+    pub const fn of(size: usize) -> Option<SizeClass> {
+        if size > MAX_SMALL {
+            return None;
+        }
+        Some(SizeClass::of_small(size))
+    }
+
+    /// As [`SizeClass::of`], for sizes known to be at most [`MAX_SMALL`].
+    #[inline]
+    pub const fn of_small(size: usize) -> SizeClass {
+        debug_assert!(size <= MAX_SMALL);
+        if size <= 128 {
+            let granules = size.div_ceil(GRANULE);
+            return SizeClass(if granules == 0 { 0 } else { granules as u8 - 1 });
+        }
+        // The highest bit of size − 1 names the doubling, the next three bits the step inside it.
+        let below = size - 1;
+        let top = below.ilog2();
+        let step = (below >> (top - 3)) & 7;
+        SizeClass((8 + (top as usize - 7) * 8 + step) as u8)
+    }
+
+    /// The class of the smallest blocks that hold `size` bytes at a multiple of `align`, a power of two no
+    /// larger than a page; `None` where none does.
+    pub const fn of_aligned(size: usize, align: usize) -> Option<SizeClass> {
+        let wanted = if size < align { align } else { size };
+        let Some(SizeClass(mut class)) = SizeClass::of(wanted) else { return None };
+        while (class as usize) < CLASSES {
+            if (TABLE[class as usize].size as usize).is_multiple_of(align) {
+                return Some(SizeClass(class));
+            }
+            class += 1;
+        }
+        None
+    }
+
+    /// What follows from the class.
+    #[inline]
+    pub const fn row(self) -> &'static ClassRow {
+        const ROWS: &[ClassRow; CLASSES] = &TABLE;
+        &ROWS[self.0 as usize]
+    }
+
+    /// Bytes of a block.
+    #[inline]
+    pub const fn size(self) -> usize {
+        self.row().size as usize
+    }
+
+    /// Pages of a span.
+    #[inline]
+    pub const fn pages(self) -> Pages {
+        Pages(self.row().pages as usize)
+    }
+
+    /// All classes in order.
+    pub fn all() -> impl Iterator<Item = SizeClass> {
+        (0..CLASSES as u8).map(SizeClass)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn classes_rise_and_waste_at_most_an_eighth() {
+        assert_eq!(TABLE[CLASSES - 1].size as usize, MAX_SMALL);
+        for size in 0..=MAX_SMALL {
+            let class = SizeClass::of(size).unwrap();
+            assert!(class.size() >= size, "{size} in a block of {}", class.size());
+            let smaller = class.0.checked_sub(1).map_or(0, |c| TABLE[c as usize].size as usize);
+            assert!(smaller < size.max(1), "{size} would fit {smaller}");
+            if size > 128 {
+                assert!((class.size() - size) * 8 <= class.size(), "{size} wastes too much");
+            }
+        }
+        assert_eq!(SizeClass::of(MAX_SMALL + 1), None);
+    }
+
+    #[test]
+    fn every_multiple_and_nothing_else_passes_the_magic_test() {
+        for row in &TABLE {
+            for offset in 0..row.pages * PAGE_SIZE as u32 {
+                let passes = offset.wrapping_mul(row.magic) < row.magic;
+                assert_eq!(passes, offset.is_multiple_of(row.size), "{offset} in blocks of {}", row.size);
+            }
+        }
+    }
+
+    #[test]
+    fn spans_are_short_and_full() {
+        for row in &TABLE {
+            let bytes = row.pages as usize * PAGE_SIZE;
+            assert!(row.blocks as usize >= BLOCKS_LEAST, "{row:?}");
+            assert!((bytes - (row.blocks * row.size) as usize) * 16 <= bytes, "{row:?}");
+            assert!(bytes <= LONGEST_SPAN.max(5 * MAX_SMALL), "{row:?}");
+        }
+    }
+
+    #[test]
+    fn aligned_classes_are_multiples() {
+        for shift in 4..=13 {
+            let align = 1 << shift;
+            for size in (1..=MAX_SMALL).step_by(61) {
+                let class = SizeClass::of_aligned(size, align).unwrap();
+                assert!(class.size() >= size && class.size() % align == 0);
+            }
+        }
+    }
+}
