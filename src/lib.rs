@@ -2,3 +2,4 @@
 //! memory, with exact books by purpose.
 
 pub mod base;
+pub mod stats;

@@ -186,7 +186,9 @@ impl fmt::Display for BadName {
         match self {
             BadName::Empty => write!(f, "a purpose needs a name"),
             BadName::Long => write!(f, "a purpose's name has at most {MAX_NAME} bytes"),
-            BadName::Character(c) => write!(f, "{c:?} cannot stand in a purpose's name (a-z A-Z 0-9 - _ . /)"),
+            BadName::Character(c) => {
+                write!(f, "{c:?} cannot stand in a purpose's name (a-z A-Z 0-9 - _ . /)")
+            }
         }
     }
 }

@@ -1,0 +1,250 @@
+//! The ledger: the only way to change a number.
+//!
+//! [`Entry::transfer`] moves bytes from one account to another, so the sum over all accounts is zero by
+//! construction. Beside it stand events that only ever grow (the *tally*). Entries made in one
+//! [`Ledger::post`] are in a snapshot together or not at all.
+
+use super::account::{Account, FIXED_ACCOUNTS};
+use super::shard::{Shard, Shards, Transaction};
+use crate::base::class::CLASSES;
+use crate::base::purpose::MAX_PURPOSES;
+use crate::base::{Bytes, Guard, Lock, PurposeId, Rank};
+
+/// Events of one size class.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ClassEvent {
+    /// Blocks handed out.
+    Allocated,
+    /// Blocks given back.
+    Freed,
+}
+
+/// Figures of one purpose, in the order in which they stand.
+#[derive(Clone, Copy)]
+#[repr(u8)]
+enum OfPurpose {
+    Inuse,
+    Allocated,
+    Freed,
+    SpansAllocated,
+    SpansFreed,
+}
+
+const OF_PURPOSE: usize = 5;
+/// Rows of class events: one a class, and one for blocks that have a span to themselves.
+pub const CLASS_ROWS: usize = CLASSES + 1;
+const CLASSES_FROM: usize = FIXED_ACCOUNTS;
+const PURPOSES_FROM: usize = CLASSES_FROM + 2 * CLASS_ROWS;
+/// Figures in a shard.
+pub const FIGURES: usize = PURPOSES_FROM + OF_PURPOSE * MAX_PURPOSES;
+
+/// A shard of a heap's books.
+pub type BookShard = Shard<FIGURES>;
+
+/// One reading of all figures.
+#[derive(Clone)]
+pub struct Figures(pub(super) [i64; FIGURES]);
+
+fn account_figure(account: Account) -> usize {
+    match account {
+        Account::System => 0,
+        Account::Reserved => 1,
+        Account::Released => 2,
+        Account::Free => 3,
+        Account::Cached => 4,
+        Account::Metadata(kind) => 5 + kind as usize,
+        Account::Span(purpose) => purpose_figure(purpose, OfPurpose::Inuse),
+    }
+}
+
+fn purpose_figure(purpose: PurposeId, what: OfPurpose) -> usize {
+    PURPOSES_FROM + OF_PURPOSE * purpose.index() + what as usize
+}
+
+fn class_figure(row: usize, event: ClassEvent) -> usize {
+    CLASSES_FROM + 2 * row + event as usize
+}
+
+impl Figures {
+    /// All at zero.
+    pub const fn zero() -> Figures {
+        Figures([0; FIGURES])
+    }
+
+    /// An account's balance in bytes.
+    pub fn balance(&self, account: Account) -> i64 {
+        self.0[account_figure(account)]
+    }
+
+    /// How often `event` happened in a row of the size classes; row [`CLASSES`] is that of large blocks.
+    pub fn class(&self, row: usize, event: ClassEvent) -> i64 {
+        self.0[class_figure(row, event)]
+    }
+
+    /// Bytes of spans ever allocated for a purpose.
+    pub fn allocated(&self, purpose: PurposeId) -> i64 {
+        self.0[purpose_figure(purpose, OfPurpose::Allocated)]
+    }
+
+    /// Bytes of spans ever freed from a purpose.
+    pub fn freed(&self, purpose: PurposeId) -> i64 {
+        self.0[purpose_figure(purpose, OfPurpose::Freed)]
+    }
+
+    /// Spans that the purpose has now.
+    pub fn spans(&self, purpose: PurposeId) -> i64 {
+        self.0[purpose_figure(purpose, OfPurpose::SpansAllocated)]
+            - self.0[purpose_figure(purpose, OfPurpose::SpansFreed)]
+    }
+}
+
+/// A heap's books: every shard, and one shard for work that no mutator does.
+pub struct Books {
+    shards: Shards<FIGURES>,
+    shared: Lock<BookShard>,
+}
+
+/// The right to make entries in one shard.
+///
+/// Whoever holds it is the shard's only writer: a mutator inside its slow path, or the holder of the shared
+/// shard's lock.
+#[derive(Clone, Copy)]
+pub struct Ledger<'a> {
+    books: &'a Books,
+    shard: &'a BookShard,
+}
+
+/// The shared shard's ledger, and its lock.
+pub struct SharedLedger<'a> {
+    books: &'a Books,
+    shard: Guard<'a, BookShard>,
+}
+
+/// Entries that belong together.
+pub struct Entry<'a>(Transaction<'a, FIGURES>);
+
+impl Books {
+    /// Empty books. Call [`Books::open`] once they stand where they will stay.
+    pub fn new() -> Books {
+        Books { shards: Shards::new(), shared: Lock::new(Rank::SharedShard, Shard::new()) }
+    }
+
+    /// Links the shared shard.
+    ///
+    /// # Safety
+    /// Called once, and the books do not move afterwards.
+    pub unsafe fn open(&self) {
+        // Not held across `link`, whose lock comes before this one in the order.
+        let shard = core::ptr::from_ref::<BookShard>(&self.shared.lock());
+        // SAFETY: the shard is a part of the books and so lives as long as they do.
+        unsafe { self.shards.link(shard) }
+    }
+
+    /// Adds a mutator's shard.
+    ///
+    /// # Safety
+    /// `shard` is not linked yet and lives, unmoved, as long as these books.
+    pub unsafe fn link(&self, shard: *const BookShard) {
+        // SAFETY: handed on.
+        unsafe { self.shards.link(shard) }
+    }
+
+    /// The ledger of a linked shard, for the shard's only writer.
+    pub fn ledger<'a>(&'a self, shard: &'a BookShard) -> Ledger<'a> {
+        Ledger { books: self, shard }
+    }
+
+    /// The shared shard, for work that no mutator does. Held for a few entries, never across a system call.
+    pub fn shared(&self) -> SharedLedger<'_> {
+        SharedLedger { books: self, shard: self.shared.lock() }
+    }
+
+    /// Reads all figures at one instant, without stopping a writer.
+    pub fn read(&self, figures: &mut Figures) {
+        self.shards.read(&mut figures.0);
+    }
+
+    /// Takes the books' own locks, before a `fork`.
+    pub fn acquire_for_fork(&self) {
+        self.shards.reader_lock().acquire();
+        self.shared.acquire();
+    }
+
+    /// Gives them back, in parent and child.
+    ///
+    /// # Safety
+    /// This thread called [`Books::acquire_for_fork`], or is the only one left of a process that had.
+    pub unsafe fn release_after_fork(&self) {
+        // SAFETY: the caller's promise is the contract of both.
+        unsafe {
+            self.shared.release();
+            self.shards.reader_lock().release();
+        }
+    }
+}
+
+impl Default for Books {
+    fn default() -> Books {
+        Books::new()
+    }
+}
+
+impl SharedLedger<'_> {
+    /// The ledger to make entries with.
+    pub fn ledger(&self) -> Ledger<'_> {
+        Ledger { books: self.books, shard: &self.shard }
+    }
+}
+
+impl Ledger<'_> {
+    /// Makes the entries that `write` makes, as one transaction.
+    #[inline]
+    pub fn post(&self, write: impl FnOnce(&mut Entry<'_>)) {
+        write(&mut Entry(self.shard.begin(&self.books.shards)));
+    }
+
+    /// Moves bytes from one account to another, as a transaction of its own.
+    #[inline]
+    pub fn transfer(&self, from: Account, to: Account, bytes: Bytes) {
+        self.post(|entry| entry.transfer(from, to, bytes));
+    }
+}
+
+impl Entry<'_> {
+    /// Moves bytes from one account to another.
+    #[inline]
+    pub fn transfer(&mut self, from: Account, to: Account, bytes: Bytes) {
+        if bytes == Bytes::ZERO {
+            return;
+        }
+        self.0.add(account_figure(from), -(bytes.0 as i64));
+        self.0.add(account_figure(to), bytes.0 as i64);
+    }
+
+    /// Notes that a span was allocated for a purpose.
+    #[inline]
+    pub fn span_allocated(&mut self, purpose: PurposeId, bytes: Bytes) {
+        self.0.add(purpose_figure(purpose, OfPurpose::Allocated), bytes.0 as i64);
+        self.0.add(purpose_figure(purpose, OfPurpose::SpansAllocated), 1);
+    }
+
+    /// Notes that a span of a purpose was freed.
+    #[inline]
+    pub fn span_freed(&mut self, purpose: PurposeId, bytes: Bytes) {
+        self.0.add(purpose_figure(purpose, OfPurpose::Freed), bytes.0 as i64);
+        self.0.add(purpose_figure(purpose, OfPurpose::SpansFreed), 1);
+    }
+
+    /// Notes that a span grew or shrank where it stands.
+    #[inline]
+    pub fn span_resized(&mut self, purpose: PurposeId, grown: Bytes, shrunk: Bytes) {
+        self.0.add(purpose_figure(purpose, OfPurpose::Allocated), grown.0 as i64);
+        self.0.add(purpose_figure(purpose, OfPurpose::Freed), shrunk.0 as i64);
+    }
+
+    /// Counts events of a row of the size classes; row [`CLASSES`] is that of large blocks.
+    #[inline]
+    pub fn class(&mut self, row: usize, event: ClassEvent, times: u64) {
+        self.0.add(class_figure(row, event), times as i64);
+    }
+}
