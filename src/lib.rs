@@ -2,4 +2,5 @@
 //! memory, with exact books by purpose.
 
 pub mod base;
+pub mod os;
 pub mod stats;

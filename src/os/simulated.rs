@@ -1,0 +1,346 @@
+//! A system whose failures are a test's choice.
+//!
+//! The mappings are real, so that the code above runs as it ships. What differs:
+//!
+//! - any call that a system may refuse can be refused, by its number ([`Simulated::refuse`]), so a test can run
+//!   a workload once for each call in it and refuse that one;
+//! - there is as much memory and address space as the test says ([`Simulated::set_memory`],
+//!   [`Simulated::set_address_space`]);
+//! - released memory is filled with [`POISON`], and zeroed when it is made ready again: code that reads memory
+//!   it has released, or believes that memory it never made ready is zero, fails at once;
+//! - the state of every page is known, and a call that starts from a wrong one panics;
+//! - time stands still until [`Simulated::advance`], and random numbers are the same in every run.
+//!
+//! One byte for each page holds its state, in a mapping of its own beside every reservation:
+//!
+//! ```text
+//!   Reserved ──commit──▶ Fresh ──ready──▶ Ready ◀──ready── Poisoned
+//!                                           └────release──────▲
+//! ```
+//!
+//! Fresh and poisoned pages are both *released*; they differ in what they hold.
+//!
+//! 1. The bytes that are ready are those of the pages in state Ready, and never more than the memory there is.
+//! 2. A refused call changes nothing.
+//!
+//! # Safety
+//! Ranges are trusted to lie in this system's reservations, as everywhere in this room, but here that is checked:
+//! a range outside them panics before anything is touched. The atomics are `core`'s, not the model checker's: the
+//! simulation is a test's instrument and is not itself explored.
+
+use super::linux;
+use super::system::{Nanoseconds, SystemError};
+use crate::base::Bytes;
+use crate::base::random::Random;
+use core::ptr;
+use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicU64, AtomicUsize, Ordering::SeqCst};
+
+/// What released memory is filled with.
+pub const POISON: u8 = 0xdb;
+/// Reservations that one simulated system can have at a time.
+const MAPPINGS: usize = 256;
+
+/// The calls that a system may refuse.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Call {
+    /// None → Reserved.
+    Reserve,
+    /// Reserved → Released.
+    Commit,
+    /// Released → Ready.
+    Ready,
+    /// Ready → Released.
+    Release,
+}
+
+const CALLS: usize = 4;
+
+const RESERVED: u8 = 0;
+const FRESH: u8 = 1;
+const POISONED: u8 = 2;
+const READY: u8 = 3;
+
+/// A simulated system. Make it a `static`, or leak it.
+#[derive(Debug)]
+pub struct Simulated {
+    /// Refusable calls made so far, by kind.
+    calls: [AtomicUsize; CALLS],
+    /// Refusable calls made so far.
+    total: AtomicUsize,
+    /// Calls numbered from here ...
+    refuse_from: AtomicUsize,
+    /// ... to before here are refused.
+    refuse_to: AtomicUsize,
+    refused: AtomicUsize,
+    /// The most bytes that may be ready at a time.
+    memory: AtomicUsize,
+    ready: AtomicUsize,
+    most_ready: AtomicUsize,
+    /// The most bytes that may be reserved at a time.
+    address_space: AtomicUsize,
+    reserved: AtomicUsize,
+    clock: AtomicU64,
+    random: AtomicU64,
+    mappings: [Mapping; MAPPINGS],
+}
+
+/// One reservation. The base is zero in a free slot, and [`CLAIMED`] while the rest is being filled in.
+#[derive(Debug)]
+struct Mapping {
+    base: AtomicUsize,
+    size: AtomicUsize,
+    /// Bytes of it that are ready.
+    ready: AtomicUsize,
+    states: AtomicPtr<AtomicU8>,
+}
+
+const CLAIMED: usize = 1;
+
+impl Simulated {
+    /// A system with all the memory of the real one, that refuses nothing.
+    pub const fn new() -> Simulated {
+        Simulated {
+            calls: [const { AtomicUsize::new(0) }; CALLS],
+            total: AtomicUsize::new(0),
+            refuse_from: AtomicUsize::new(usize::MAX),
+            refuse_to: AtomicUsize::new(usize::MAX),
+            refused: AtomicUsize::new(0),
+            memory: AtomicUsize::new(usize::MAX),
+            ready: AtomicUsize::new(0),
+            most_ready: AtomicUsize::new(0),
+            address_space: AtomicUsize::new(usize::MAX),
+            reserved: AtomicUsize::new(0),
+            clock: AtomicU64::new(0),
+            random: AtomicU64::new(0),
+            mappings: [const {
+                Mapping {
+                    base: AtomicUsize::new(0),
+                    size: AtomicUsize::new(0),
+                    ready: AtomicUsize::new(0),
+                    states: AtomicPtr::new(ptr::null_mut()),
+                }
+            }; MAPPINGS],
+        }
+    }
+
+    /// From now on, lets `after` refusable calls pass and refuses the `count` that follow. A new order replaces
+    /// the one before.
+    pub fn refuse(&self, after: usize, count: usize) {
+        let from = self.total.load(SeqCst).saturating_add(after);
+        // Closed while it moves, so that no call falls into a window made of old and new.
+        self.refuse_to.store(0, SeqCst);
+        self.refuse_from.store(from, SeqCst);
+        self.refuse_to.store(from.saturating_add(count), SeqCst);
+    }
+
+    /// Refuses nothing more by number.
+    pub fn refuse_nothing(&self) {
+        self.refuse_to.store(0, SeqCst);
+    }
+
+    /// Sets how many bytes may be ready at a time. Less than are ready now is allowed: then none come in addition.
+    pub fn set_memory(&self, bytes: Bytes) {
+        self.memory.store(bytes.0, SeqCst);
+    }
+
+    /// Sets how many bytes may be reserved at a time.
+    pub fn set_address_space(&self, bytes: Bytes) {
+        self.address_space.store(bytes.0, SeqCst);
+    }
+
+    /// Bytes that are ready now.
+    pub fn ready_bytes(&self) -> Bytes {
+        Bytes(self.ready.load(SeqCst))
+    }
+
+    /// The most bytes that ever were ready at a time.
+    pub fn most_ready_bytes(&self) -> Bytes {
+        Bytes(self.most_ready.load(SeqCst))
+    }
+
+    /// Bytes that are reserved now, in whatever state.
+    pub fn reserved_bytes(&self) -> Bytes {
+        Bytes(self.reserved.load(SeqCst))
+    }
+
+    /// Refusable calls made so far, the refused ones included.
+    pub fn calls(&self) -> usize {
+        self.total.load(SeqCst)
+    }
+
+    /// Calls of one kind made so far, the refused ones included.
+    pub fn calls_of(&self, call: Call) -> usize {
+        self.calls[call as usize].load(SeqCst)
+    }
+
+    /// Calls that were refused, for whatever reason.
+    pub fn refusals(&self) -> usize {
+        self.refused.load(SeqCst)
+    }
+
+    /// Lets time pass.
+    pub fn advance(&self, by: Nanoseconds) {
+        self.clock.fetch_add(by.0, SeqCst);
+    }
+
+    /// The simulated time.
+    pub fn now(&self) -> Nanoseconds {
+        Nanoseconds(self.clock.load(SeqCst))
+    }
+
+    pub(super) fn random(&self) -> u64 {
+        Random::new(self.random.fetch_add(1, SeqCst)).bits()
+    }
+
+    pub(super) fn reserve(&self, size: Bytes, align: Bytes) -> Result<*mut u8, SystemError> {
+        self.enter(Call::Reserve)?;
+        self.take(&self.reserved, size.0, &self.address_space)?;
+        self.map(size, align).inspect_err(|_| {
+            self.reserved.fetch_sub(size.0, SeqCst);
+        })
+    }
+
+    fn map(&self, size: Bytes, align: Bytes) -> Result<*mut u8, SystemError> {
+        let page = super::System::Linux.page_size();
+        let states_size = states_size(size);
+        let states = linux::reserve(states_size, page)?;
+        // SAFETY: just reserved, for this.
+        if let Err(error) = unsafe { linux::commit(states, states_size) } {
+            // SAFETY: nobody has seen it.
+            unsafe { linux::unmap(states, states_size) };
+            return Err(error);
+        }
+        let at = linux::reserve(size, align).inspect_err(|_| {
+            // SAFETY: nobody has seen it.
+            unsafe { linux::unmap(states, states_size) };
+        })?;
+        let free = |slot: &&Mapping| slot.base.compare_exchange(0, CLAIMED, SeqCst, SeqCst).is_ok();
+        let slot = self.mappings.iter().find(free).expect("a simulated system has few reservations");
+        slot.size.store(size.0, SeqCst);
+        slot.states.store(states.cast(), SeqCst);
+        slot.base.store(at.addr(), SeqCst);
+        Ok(at)
+    }
+
+    pub(super) unsafe fn commit(&self, at: *mut u8, size: Bytes) -> Result<(), SystemError> {
+        self.enter(Call::Commit)?;
+        // SAFETY: handed on.
+        unsafe { linux::commit(at, size)? };
+        for state in self.states(at, size) {
+            let _ = state.compare_exchange(RESERVED, FRESH, SeqCst, SeqCst);
+        }
+        Ok(())
+    }
+
+    pub(super) unsafe fn ready(&self, at: *mut u8, size: Bytes) -> Result<(), SystemError> {
+        self.enter(Call::Ready)?;
+        let page = super::System::Linux.page_size().0;
+        let states = self.states(at, size);
+        let wanted = states.iter().filter(|state| state.load(SeqCst) != READY).count();
+        self.take(&self.ready, wanted * page, &self.memory)?;
+        self.mapping(at).ready.fetch_add(wanted * page, SeqCst);
+        self.most_ready.fetch_max(self.ready.load(SeqCst), SeqCst);
+        for (i, state) in states.iter().enumerate() {
+            match state.load(SeqCst) {
+                RESERVED => panic!("{size:?} at {at:?} made ready without a commit"),
+                // SAFETY: the page is committed, and released pages are nobody's until this call returns.
+                POISONED => unsafe { at.add(i * page).write_bytes(0, page) },
+                _ => {}
+            }
+            state.store(READY, SeqCst);
+        }
+        Ok(())
+    }
+
+    pub(super) unsafe fn release(&self, at: *mut u8, size: Bytes) -> Result<(), SystemError> {
+        self.enter(Call::Release)?;
+        let page = super::System::Linux.page_size().0;
+        let slot = self.mapping(at);
+        for (i, state) in self.states(at, size).iter().enumerate() {
+            match state.load(SeqCst) {
+                RESERVED => panic!("{size:?} at {at:?} released without a commit"),
+                READY => {
+                    // SAFETY: the caller gives the page's contents up.
+                    unsafe { at.add(i * page).write_bytes(POISON, page) };
+                    state.store(POISONED, SeqCst);
+                    self.ready.fetch_sub(page, SeqCst);
+                    slot.ready.fetch_sub(page, SeqCst);
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) unsafe fn unmap(&self, at: *mut u8, size: Bytes) {
+        let slot = self.mapping(at);
+        assert_eq!(
+            (slot.base.load(SeqCst), slot.size.load(SeqCst)),
+            (at.addr(), size.0),
+            "a part was unmapped"
+        );
+        self.reserved.fetch_sub(size.0, SeqCst);
+        self.ready.fetch_sub(slot.ready.swap(0, SeqCst), SeqCst);
+        let states = slot.states.load(SeqCst).cast();
+        slot.base.store(0, SeqCst);
+        // SAFETY: the caller gives the range up, and nobody finds its states any more.
+        unsafe {
+            linux::unmap(at, size);
+            linux::unmap(states, states_size(size));
+        }
+    }
+
+    /// Counts a call, and refuses it if it is one of those to be refused.
+    fn enter(&self, call: Call) -> Result<(), SystemError> {
+        self.calls[call as usize].fetch_add(1, SeqCst);
+        let number = self.total.fetch_add(1, SeqCst);
+        if (self.refuse_from.load(SeqCst)..self.refuse_to.load(SeqCst)).contains(&number) {
+            return Err(self.refusal());
+        }
+        Ok(())
+    }
+
+    /// Adds to a sum that has a bound.
+    fn take(&self, sum: &AtomicUsize, bytes: usize, bound: &AtomicUsize) -> Result<(), SystemError> {
+        let bound = bound.load(SeqCst);
+        let more =
+            |sum: usize| if bytes == 0 { Some(sum) } else { sum.checked_add(bytes).filter(|&n| n <= bound) };
+        sum.fetch_update(SeqCst, SeqCst, more).map_err(|_| self.refusal())?;
+        Ok(())
+    }
+
+    fn refusal(&self) -> SystemError {
+        self.refused.fetch_add(1, SeqCst);
+        SystemError::NO_MEMORY
+    }
+
+    fn mapping(&self, at: *mut u8) -> &Mapping {
+        let holds = |slot: &&Mapping| {
+            let base = slot.base.load(SeqCst);
+            base > CLAIMED && at.addr().wrapping_sub(base) < slot.size.load(SeqCst)
+        };
+        self.mappings.iter().find(holds).unwrap_or_else(|| panic!("{at:?} is not reserved"))
+    }
+
+    /// The states of the pages of a range.
+    fn states(&self, at: *mut u8, size: Bytes) -> &[AtomicU8] {
+        let slot = self.mapping(at);
+        let (page, offset) = (super::System::Linux.page_size().0, at.addr() - slot.base.load(SeqCst));
+        assert!(offset + size.0 <= slot.size.load(SeqCst), "{size:?} at {at:?} leave the reservation");
+        // SAFETY: one byte stands there for each page of the reservation, and the range lies inside it.
+        unsafe { core::slice::from_raw_parts(slot.states.load(SeqCst).add(offset / page), size.0 / page) }
+    }
+}
+
+impl Default for Simulated {
+    fn default() -> Simulated {
+        Simulated::new()
+    }
+}
+
+/// Bytes for the states of a reservation, in whole pages.
+fn states_size(size: Bytes) -> Bytes {
+    let page = super::System::Linux.page_size().0;
+    Bytes((size.0 / page).next_multiple_of(page))
+}
