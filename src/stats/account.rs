@@ -65,6 +65,8 @@ pub const METADATA_KINDS: [MetadataKind; 7] = [
 
 /// Accounts that exist whatever purposes there are.
 pub const FIXED_ACCOUNTS: usize = 5 + METADATA_KINDS.len();
+/// Accounts that a heap can have: the fixed ones, and one for the spans of each purpose.
+pub const ACCOUNTS: usize = FIXED_ACCOUNTS + MAX_PURPOSES;
 
 impl MetadataKind {
     /// The kind's name in the books.
@@ -93,6 +95,19 @@ impl Account {
             Account::Cached => "cached",
             Account::Metadata(kind) => kind.name(),
             Account::Span(_) => "span",
+        }
+    }
+
+    /// The account's place in tables of [`ACCOUNTS`]; the fixed ones come first.
+    pub const fn index(self) -> usize {
+        match self {
+            Account::System => 0,
+            Account::Reserved => 1,
+            Account::Released => 2,
+            Account::Free => 3,
+            Account::Cached => 4,
+            Account::Metadata(kind) => 5 + kind as usize,
+            Account::Span(purpose) => FIXED_ACCOUNTS + purpose.index(),
         }
     }
 

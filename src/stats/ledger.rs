@@ -22,7 +22,7 @@ pub enum ClassEvent {
 /// Figures of one purpose, in the order in which they stand.
 #[derive(Clone, Copy)]
 #[repr(u8)]
-enum OfPurpose {
+pub(super) enum OfPurpose {
     Inuse,
     Allocated,
     Freed,
@@ -45,23 +45,18 @@ pub type BookShard = Shard<FIGURES>;
 #[derive(Clone)]
 pub struct Figures(pub(super) [i64; FIGURES]);
 
-fn account_figure(account: Account) -> usize {
+pub(super) fn account_figure(account: Account) -> usize {
     match account {
-        Account::System => 0,
-        Account::Reserved => 1,
-        Account::Released => 2,
-        Account::Free => 3,
-        Account::Cached => 4,
-        Account::Metadata(kind) => 5 + kind as usize,
         Account::Span(purpose) => purpose_figure(purpose, OfPurpose::Inuse),
+        fixed => fixed.index(),
     }
 }
 
-fn purpose_figure(purpose: PurposeId, what: OfPurpose) -> usize {
+pub(super) fn purpose_figure(purpose: PurposeId, what: OfPurpose) -> usize {
     PURPOSES_FROM + OF_PURPOSE * purpose.index() + what as usize
 }
 
-fn class_figure(row: usize, event: ClassEvent) -> usize {
+pub(super) fn class_figure(row: usize, event: ClassEvent) -> usize {
     CLASSES_FROM + 2 * row + event as usize
 }
 

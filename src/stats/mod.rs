@@ -2,19 +2,58 @@
 //!
 //! Every byte of a heap's address space stands in one [`Account`]; [`Entry::transfer`] is the only way to move
 //! it to another. Each mutator writes a shard of its own ([`shard`]), and a [`Snapshot`] is one instant of all
-//! of them, taken without stopping anyone. Everything that is printed or exported is derived from a snapshot.
+//! of them, taken without stopping anyone. Everything that is printed or exported is derived from a snapshot:
 //!
-//! 1. The sum over all accounts is zero, in every snapshot.
-//! 2. No account but `system` is below zero, in every snapshot.
+//! ```text
+//!   shards ── Books::read ──▶ Figures ┐
+//!   purposes: peaks, limits ──────────┼─▶ Snapshot ─┬─▶ check: the identities below
+//!   the kernel's page map ────────────┘             ├─▶ MemStats, MemoryClasses: Go's words
+//!                                                   ├─▶ names: the metrics
+//!                                                   └─▶ print: JSON, table, XML
+//! ```
+//!
+//! The identities, each proved by [`Snapshot::check`]:
+//!
+//! 1. The sum over all accounts is zero.
+//! 2. No account but `system` is below zero.
 //! 3. For every purpose: bytes in use = bytes allocated − bytes freed.
-//! 4. For every size class: blocks freed ≤ blocks allocated.
+//! 4. For every size class: 0 ≤ blocks freed ≤ blocks allocated.
+//! 5. For every purpose: 0 ≤ bytes freed ≤ bytes allocated.
+//! 6. For every purpose: spans are there exactly when bytes are in use.
+//! 7. For every purpose: at least a page is in use for each span.
+//! 8. For every purpose: bytes in use ≤ peak.
+//! 9. A purpose that does not exist has no figures.
+//! 10. Sys = HeapSys + StackSys + MSpanSys + MCacheSys + BuckHashSys + GCSys + OtherSys.
+//! 11. Sys = the sum over all accounts but `system` and `reserved`.
+//! 12. HeapSys = HeapInuse + HeapIdle.
+//! 13. HeapReleased ≤ HeapIdle.
+//! 14. Alloc = HeapAlloc ≤ HeapInuse, and HeapAlloc ≤ TotalAlloc.
+//! 15. HeapObjects = Mallocs − Frees.
+//! 16. StackInuse ≤ StackSys, MSpanInuse ≤ MSpanSys, MCacheInuse ≤ MCacheSys.
+//! 17. /memory/classes/total:bytes = the sum of all other /memory/classes/ metrics.
+//! 18. The /memory/classes/ metrics say the same as Go's MemStats.
+//! 19. Resident bytes of heap and metadata = the sums of their accounts' resident bytes.
+//!
+//! The first nine speak of what was booked, the others of what is derived from it. `docs/statistics.md` explains
+//! every figure; a test compares it with this room.
 //!
 //! The room does not know why bytes move, nor what a page or a span is.
-//! (Go: `mstats.go`, `consistentHeapStats`.)
+//! (Go: `mstats.go`, `consistentHeapStats`, `metrics.go`.)
 
 pub mod account;
+pub mod check;
 pub mod ledger;
+pub mod memstats;
+pub mod names;
+mod print;
 pub mod shard;
+pub mod snapshot;
+
+#[cfg(all(test, not(loom)))]
+mod tests;
 
 pub use account::{Account, MetadataKind};
+pub use check::{Identity, Imbalance};
 pub use ledger::{BookShard, Books, ClassEvent, Entry, Figures, Ledger, SharedLedger};
+pub use memstats::{MemStats, MemoryClasses};
+pub use snapshot::{PurposeBook, PurposeFigures, Resident, Snapshot};

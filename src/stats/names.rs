@@ -1,0 +1,216 @@
+//! THE table of metrics: every figure that leaves the heap under a name.
+//!
+//! Names are spelled as in Go's `runtime/metrics`: a path, a colon, the unit. Where Go has a name for the figure it
+//! is Go's; ours have the same shape. A row may stand for several metrics, one for each purpose, account or size
+//! class: `NAME` or `SIZE` in its name is then replaced.
+//!
+//! [`visit`] gives every metric of a snapshot with its value. Nothing is allocated: names are built in a buffer on
+//! the stack, and lent.
+
+use super::account::Account;
+use super::ledger::ClassEvent;
+use super::memstats::MemoryClasses;
+use super::snapshot::{ClassFigures, PurposeFigures, Resident, Snapshot};
+use crate::base::Bytes;
+use crate::base::purpose::{GoWord, MAX_NAME};
+use core::fmt::{self, Display, Write};
+
+/// Whether a figure may fall.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// It rises and falls.
+    Gauge,
+    /// It only rises.
+    Cumulative,
+}
+
+/// A row of the table.
+pub struct Metric {
+    /// The name, with `NAME` or `SIZE` where the row stands for several.
+    pub name: &'static str,
+    /// Whether the value may fall.
+    pub kind: Kind,
+    /// What it is, in one line.
+    pub about: &'static str,
+    values: Values,
+}
+
+/// How a row's values follow from a snapshot. A value of `None` is not known, and the metric is left out.
+enum Values {
+    One(fn(&Snapshot) -> Option<i64>),
+    Class(fn(&MemoryClasses) -> i64),
+    EachAccount(fn(&Snapshot, Account) -> Option<i64>),
+    EachPurpose(fn(&PurposeFigures) -> Option<i64>),
+    EachSize(fn(&ClassFigures) -> i64),
+}
+
+/// One metric of one snapshot.
+#[derive(Clone, Copy)]
+pub struct Sample<'a> {
+    /// Its row.
+    pub metric: &'static Metric,
+    /// Its whole name.
+    pub name: &'a str,
+    /// What stands for `NAME` or `SIZE`; empty where the row is a single metric.
+    pub label: &'a str,
+    /// The value, in the unit that the name ends with.
+    pub value: i64,
+}
+
+/// The longest name of a metric, in bytes.
+pub const MAX_METRIC_NAME: usize = MAX_NAME + 48;
+
+use Kind::{Cumulative, Gauge};
+use Values::{Class, EachAccount, EachPurpose, EachSize, One};
+
+const fn metric(name: &'static str, kind: Kind, values: Values, about: &'static str) -> Metric {
+    Metric { name, kind, about, values }
+}
+
+/// All rows.
+#[rustfmt::skip]
+pub static METRICS: &[Metric] = &[
+    metric("/memory/classes/heap/objects:bytes",          Gauge, Class(|c| c.heap_objects),   "collected objects, counted by whole spans"),
+    metric("/memory/classes/heap/unused:bytes",           Gauge, Class(|c| c.heap_unused),    "in spans of collected objects, but no object"),
+    metric("/memory/classes/heap/free:bytes",             Gauge, Class(|c| c.heap_free),      "free pages whose memory is kept"),
+    metric("/memory/classes/heap/released:bytes",         Gauge, Class(|c| c.heap_released),  "free pages whose memory the system has back"),
+    metric("/memory/classes/heap/stacks:bytes",           Gauge, Class(|c| c.heap_stacks),    "execution stacks"),
+    metric("/memory/classes/metadata/mspan/inuse:bytes",  Gauge, Class(|c| c.mspan_inuse),    "records of spans"),
+    metric("/memory/classes/metadata/mcache/inuse:bytes", Gauge, Class(|c| c.mcache_inuse),   "mutators: their caches and shards of the books"),
+    metric("/memory/classes/metadata/other:bytes",        Gauge, Class(|c| c.metadata_other), "the collector's own spans, and the page heap's tables"),
+    metric("/memory/classes/other:bytes",                 Gauge, Class(|c| c.other),          "manual memory, and what is never freed"),
+    metric("/memory/classes/total:bytes",                 Gauge, Class(|c| c.total),          "all classes: what the system gave, less what is only reserved"),
+
+    metric("/memory/committed:bytes",       Gauge, One(|s| Some(s.committed())), "with memory behind it: free, cached, in spans, metadata"),
+    metric("/memory/spans:bytes",           Gauge, One(|s| Some(s.in_spans())),  "in spans of any purpose"),
+    metric("/memory/manual:bytes",          Gauge, One(|s| Some(s.in_spans_of(GoWord::Other))), "in spans of manual memory: blocks and declared purposes"),
+    metric("/memory/metadata:bytes",        Gauge, One(|s| Some(s.metadata())),  "the heap's own tables"),
+    metric("/memory/limit:bytes",           Gauge, One(|s| bytes(s.heap_limit)), "the heap's limit on committed memory, if there is one"),
+    metric("/memory/accounts/NAME:bytes",   Gauge, EachAccount(|s, account| Some(s.balance(account))), "balance of an account; the sum over all is zero"),
+
+    metric("/memory/resident/heap:bytes",     Gauge, One(|s| resident(s, |r| r.heap)),     "resident pages of the heap, as the kernel says"),
+    metric("/memory/resident/metadata:bytes", Gauge, One(|s| resident(s, |r| r.metadata)), "resident bytes of the heap's own tables"),
+    metric("/memory/resident/process:bytes",  Gauge, One(|s| resident(s, |r| r.process)),  "resident bytes of the whole process"),
+    metric("/memory/resident/expected:bytes", Gauge, One(Snapshot::expected_resident),     "what the books say is resident of heap and metadata"),
+    metric("/memory/resident/accounts/NAME:bytes", Gauge, EachAccount(resident_account),   "resident bytes of an account"),
+
+    metric("/memory/purpose/NAME/inuse:bytes",             Gauge,      EachPurpose(|p| Some(p.inuse)),                     "bytes of the purpose's spans"),
+    metric("/memory/purpose/NAME/spans:spans",             Gauge,      EachPurpose(|p| Some(p.spans)),                     "the purpose's spans"),
+    metric("/memory/purpose/NAME/peak:bytes",              Cumulative, EachPurpose(|p| Some(p.book.peak.0 as i64)),        "the most bytes that it ever had in use"),
+    metric("/memory/purpose/NAME/allocated:bytes",         Cumulative, EachPurpose(|p| Some(p.allocated)),                 "bytes of spans ever allocated for it"),
+    metric("/memory/purpose/NAME/freed:bytes",             Cumulative, EachPurpose(|p| Some(p.freed)),                     "bytes of spans ever freed from it"),
+    metric("/memory/purpose/NAME/soft-limit:bytes",        Gauge,      EachPurpose(|p| bytes(p.book.soft_limit)),          "bytes at which the program is told, if there is a soft limit"),
+    metric("/memory/purpose/NAME/soft-limit-events:events", Cumulative, EachPurpose(|p| Some(p.book.soft_events as i64)),  "how often its soft limit was passed"),
+    metric("/memory/purpose/NAME/limit:bytes",             Gauge,      EachPurpose(|p| bytes(p.book.limit)),               "bytes that it does not get beyond, if there is a limit"),
+    metric("/memory/purpose/NAME/refused:requests",        Cumulative, EachPurpose(|p| Some(p.book.refused as i64)),       "requests that its limit refused"),
+
+    metric("/blocks/allocs:blocks",              Cumulative, One(|s| Some(s.blocks(ClassEvent::Allocated))), "blocks handed out, of any size"),
+    metric("/blocks/frees:blocks",               Cumulative, One(|s| Some(s.blocks(ClassEvent::Freed))),     "blocks given back, of any size"),
+    metric("/blocks/inuse:blocks",               Gauge,      One(|s| Some(s.blocks(ClassEvent::Allocated) - s.blocks(ClassEvent::Freed))), "blocks handed out and not given back"),
+    metric("/blocks/small/inuse:bytes",          Gauge,      One(|s| Some(s.small_block_bytes())),           "bytes of the blocks in use that share a span with others"),
+    metric("/blocks/allocs-by-size/SIZE:blocks", Cumulative, EachSize(|c| c.allocated),                      "blocks of a size handed out; `large` have a span to themselves"),
+    metric("/blocks/frees-by-size/SIZE:blocks",  Cumulative, EachSize(|c| c.freed),                          "blocks of a size given back"),
+];
+
+fn bytes(amount: Option<Bytes>) -> Option<i64> {
+    amount.map(|bytes| bytes.0 as i64)
+}
+
+fn resident(snapshot: &Snapshot, of: fn(&Resident) -> Bytes) -> Option<i64> {
+    bytes(snapshot.resident.as_ref().map(of))
+}
+
+fn resident_account(snapshot: &Snapshot, account: Account) -> Option<i64> {
+    let has_pages = !matches!(account, Account::System | Account::Reserved);
+    let resident = snapshot.resident.as_ref().filter(|_| has_pages)?;
+    Some(resident.by_account[account.index()].0 as i64)
+}
+
+impl Metric {
+    /// The unit: what stands after the name's colon.
+    pub fn unit(&self) -> &'static str {
+        self.name.split_once(':').map_or("", |(_, unit)| unit)
+    }
+
+    /// Visits the row's samples.
+    ///
+    /// # Errors
+    /// The first that `with` returns; the visit ends there.
+    pub fn visit(
+        &'static self,
+        snapshot: &Snapshot,
+        mut with: impl FnMut(Sample<'_>) -> fmt::Result,
+    ) -> fmt::Result {
+        let single = |value| Sample { metric: self, name: self.name, label: "", value };
+        match &self.values {
+            One(value) => value(snapshot).map_or(Ok(()), |value| with(single(value))),
+            Class(value) => with(single(value(&snapshot.memory_classes()))),
+            EachAccount(value) => snapshot.accounts().try_for_each(|account| {
+                let Some(value) = value(snapshot, account) else { return Ok(()) };
+                self.labelled(&snapshot.account_name(account), value, &mut with)
+            }),
+            EachPurpose(value) => snapshot.purposes().try_for_each(|purpose| {
+                let Some(value) = value(&purpose) else { return Ok(()) };
+                self.labelled(&purpose.book.name, value, &mut with)
+            }),
+            EachSize(value) => {
+                let mut used = snapshot.classes().filter(ClassFigures::is_used);
+                used.try_for_each(|class| match class.size {
+                    Some(size) => self.labelled(&size, value(&class), &mut with),
+                    None => self.labelled(&"large", value(&class), &mut with),
+                })
+            }
+        }
+    }
+
+    /// Builds the name around a label.
+    fn labelled(
+        &'static self,
+        label: &impl Display,
+        value: i64,
+        with: &mut impl FnMut(Sample<'_>) -> fmt::Result,
+    ) -> fmt::Result {
+        let mut name = Text::<MAX_METRIC_NAME>::new();
+        let place = self.name.find("NAME").or(self.name.find("SIZE")).unwrap_or(self.name.len());
+        write!(name, "{}{label}", &self.name[..place])?;
+        let label = place..name.as_str().len();
+        // Both placeholders have four letters.
+        name.write_str(self.name.get(place + 4..).unwrap_or(""))?;
+        with(Sample { metric: self, name: name.as_str(), label: &name.as_str()[label], value })
+    }
+}
+
+/// Visits every metric that the snapshot has a value for, row by row.
+///
+/// # Errors
+/// The first that `with` returns; the visit ends there.
+pub fn visit(snapshot: &Snapshot, mut with: impl FnMut(Sample<'_>) -> fmt::Result) -> fmt::Result {
+    METRICS.iter().try_for_each(|metric| metric.visit(snapshot, &mut with))
+}
+
+/// Text in a buffer of its own. What does not fit is an error.
+pub(super) struct Text<const N: usize> {
+    length: usize,
+    text: [u8; N],
+}
+
+impl<const N: usize> Text<N> {
+    /// No text.
+    pub(super) const fn new() -> Text<N> {
+        Text { length: 0, text: [0; N] }
+    }
+
+    /// The text.
+    pub(super) fn as_str(&self) -> &str {
+        core::str::from_utf8(&self.text[..self.length]).unwrap_or("")
+    }
+}
+
+impl<const N: usize> Write for Text<N> {
+    fn write_str(&mut self, more: &str) -> fmt::Result {
+        let free = self.text.get_mut(self.length..self.length + more.len()).ok_or(fmt::Error)?;
+        free.copy_from_slice(more.as_bytes());
+        self.length += more.len();
+        Ok(())
+    }
+}
