@@ -1,3 +1,127 @@
-//! The `spanheap` command.
+//! The `spanheap` command: runs programs on Spanheap and shows their books.
+//!
+//! One file a subcommand, and beside them what they share:
+//!
+//! - [`run`]: a program under the preload ([`preload`] finds the library, [`inspect`] knows which programs escape it,
+//!   [`signals`] passes signals through);
+//! - [`books`] prints tables of the books, [`size`] reads and writes sizes.
+//!
+//! Results go to standard output; books, warnings and errors go to standard error.
 
-fn main() {}
+mod books;
+mod inspect;
+mod preload;
+mod run;
+mod signals;
+mod size;
+
+use clap::{Args, Parser, Subcommand};
+use size::Limit;
+use std::ffi::OsString;
+use std::io::Write;
+use std::process::exit;
+
+/// Runs programs on Spanheap, a heap of typed spans with exact books by purpose.
+#[derive(Parser)]
+#[command(
+    name = "spanheap",
+    version,
+    after_help = "\
+Examples:
+  spanheap run -- redis-server --port 7777    a program on Spanheap, its books at exit
+  spanheap run --stats books.json -- sqlite3  the books as JSON, too
+  env $(spanheap env malloc) program          the same preload without a parent process"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    Run(RunArgs),
+    Env(EnvArgs),
+}
+
+/// Run an unmodified program with Spanheap as its allocator, and print its books when it has ended
+///
+/// The program's standard streams, exit status and signals pass through. The books are printed on standard error: what
+/// every purpose holds, held at most, and was given and gave back in all; every account; what of it is resident; and
+/// whether all of it adds up.
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  spanheap run -- redis-server --port 7777
+  spanheap run --stats 'books-%p.json' --limit 512MiB -- ./server
+  spanheap run --quiet --stats - -- true | jq .purposes
+
+Exit status: the program's own; 128 + N when signal N killed it; 126 when it cannot be executed, 127 when
+it is not found, 125 when Spanheap itself fails.
+
+Environment:
+  SPANHEAP_LIB   the library to preload, or its directory (default: beside this executable, or ../lib)
+  SPANHEAP_CONF  the heap's options, key:value,...")]
+struct RunArgs {
+    /// Write the books as JSON to FILE; `%p` stands for the program's process number, `-` for standard output
+    #[arg(long, value_name = "FILE", env = "SPANHEAP_STATS")]
+    stats: Option<OsString>,
+    /// Limit the program's memory: a whole number with B, KiB, MiB, GiB or TiB, or `off`
+    #[arg(long, value_name = "SIZE", value_parser = Limit::parse)]
+    limit: Option<Limit>,
+    /// Print neither books nor warnings
+    #[arg(long, short)]
+    quiet: bool,
+    /// The program and its arguments
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "PROGRAM")]
+    program: Vec<OsString>,
+}
+
+/// Print the environment assignments that `spanheap run` makes, one a line
+///
+/// Something already in LD_PRELOAD stays, behind Spanheap's library.
+#[derive(Args)]
+#[command(after_help = "Example:\n  env $(spanheap env malloc) program")]
+struct EnvArgs {
+    /// The door to use: `malloc`
+    door: String,
+}
+
+/// The doors that `spanheap env` knows.
+const DOORS: [&str; 1] = ["malloc"];
+
+fn main() {
+    let status = match Cli::parse().command {
+        Task::Run(args) => run::run(&run::Options {
+            stats: args.stats.filter(|file| !file.is_empty()),
+            limit: args.limit,
+            quiet: args.quiet,
+            program: args.program,
+        }),
+        Task::Env(args) => print_environment(&args.door),
+    };
+    exit(status);
+}
+
+/// `spanheap env`. Returns the exit status.
+fn print_environment(door: &str) -> i32 {
+    if !DOORS.contains(&door) {
+        run::say(format_args!(
+            "there is no door `{door}` in this version; the doors are: {}",
+            DOORS.join(", ")
+        ));
+        return 2;
+    }
+    match preload::assignments() {
+        Ok(assignments) => {
+            for (name, value) in assignments {
+                // A reader that closed the pipe has what it wanted.
+                let _ = writeln!(std::io::stdout(), "{name}={}", value.display());
+            }
+            0
+        }
+        Err(message) => {
+            run::say(message);
+            run::OUR_FAILURE
+        }
+    }
+}

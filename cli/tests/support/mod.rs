@@ -1,0 +1,69 @@
+//! What the tests of the command share.
+#![allow(dead_code, reason = "each test binary takes what it needs")]
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::OnceLock;
+
+/// The command under test, with none of the caller's settings.
+pub(crate) fn spanheap() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_spanheap"));
+    for name in ["SPANHEAP_STATS", "SPANHEAP_MEMORY_LIMIT", "SPANHEAP_CONF", "LD_PRELOAD"] {
+        command.env_remove(name);
+    }
+    command
+}
+
+/// A directory of this test binary's own.
+pub(crate) fn scratch() -> PathBuf {
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(env!("CARGO_CRATE_NAME"));
+    std::fs::create_dir_all(&directory).unwrap();
+    directory
+}
+
+/// Runs the compiler and returns the path of what it made.
+pub(crate) fn compile(source: &Path, name: &str, options: &[&str]) -> PathBuf {
+    let output = scratch().join(name);
+    let compiler = option_env!("RUSTC").unwrap_or("rustc");
+    let result = Command::new(compiler).arg(source).arg("-o").arg(&output).args(options).output().unwrap();
+    assert!(result.status.success(), "{}", String::from_utf8_lossy(&result.stderr));
+    output
+}
+
+/// Compiles a program given as text.
+pub(crate) fn compile_text(text: &str, name: &str, options: &[&str]) -> PathBuf {
+    let source = scratch().join(format!("{name}.rs"));
+    std::fs::write(&source, text).unwrap();
+    compile(&source, name, options)
+}
+
+/// The stand-in for the malloc door.
+pub(crate) fn door() -> &'static Path {
+    static DOOR: OnceLock<PathBuf> = OnceLock::new();
+    DOOR.get_or_init(|| {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/door.rs");
+        compile(&source, "libdoor.so", &["--crate-type=cdylib", "--edition=2024", "-Cpanic=abort"])
+    })
+}
+
+/// `spanheap run` with the stand-in and these arguments.
+pub(crate) fn run<A: AsRef<OsStr>>(arguments: &[A]) -> Command {
+    let mut command = spanheap();
+    command.env("SPANHEAP_LIB", door()).arg("run").args(arguments);
+    command
+}
+
+/// How a command ended, as text.
+pub(crate) struct Ended {
+    pub(crate) status: std::process::ExitStatus,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+/// Runs a command to its end.
+pub(crate) fn end(command: &mut Command) -> Ended {
+    let Output { status, stdout, stderr } = command.output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    Ended { status, stdout: text(stdout), stderr: text(stderr) }
+}
