@@ -3,4 +3,9 @@
 
 pub mod base;
 pub mod os;
+pub mod page;
 pub mod stats;
+
+/// Fuzz bodies, which know the crate by its name, are tests of the rooms as well.
+#[cfg(test)]
+extern crate self as spanheap;

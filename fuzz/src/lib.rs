@@ -1,1 +1,3 @@
 //! Fuzz bodies, one a room.
+
+pub mod page;
