@@ -11,7 +11,6 @@ use super::system::SystemError;
 use crate::base::Bytes;
 use core::ffi::CStr;
 use core::ptr;
-use rustix::fs::{Mode, OFlags};
 use rustix::io::retry_on_intr;
 use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags};
 use rustix::rand::GetRandomFlags;
@@ -35,12 +34,10 @@ pub(super) fn page_size() -> Bytes {
 
 /// The number in the file that says how large a transparent huge page is.
 pub(super) fn huge_page_size() -> Option<Bytes> {
-    let path = c"/sys/kernel/mm/transparent_hugepage/hpage_pmd_size";
-    let file =
-        retry_on_intr(|| rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())).ok()?;
     let mut text = [0u8; 24];
-    let length = retry_on_intr(|| rustix::io::read(&file, &mut text[..])).ok()?;
-    let digits = core::str::from_utf8(&text[..length]).ok()?.trim_ascii();
+    let text =
+        super::proc::read_file(c"/sys/kernel/mm/transparent_hugepage/hpage_pmd_size", &mut text).ok()?;
+    let digits = core::str::from_utf8(text).ok()?.trim_ascii();
     digits.parse().ok().map(Bytes)
 }
 

@@ -27,6 +27,9 @@
 //! - [`Region`]: the heap's one contiguous reservation. It grows at its end and is the one door from an
 //!   [`Address`](crate::base::Address), which is a number, back to a pointer.
 //! - [`Table`]: an array reserved for as many elements as there can ever be, with memory behind those that are needed.
+//! - [`Pool`]: objects of one type, taken and given back by number, over a table.
+//! - [`Permanent`]: bytes that are never given back before the heap goes, over a table.
+//! - [`proc`]: what the kernel says about this process, and text to a file, without allocation.
 //!
 //! 1. No other room makes a system call about memory. (`base::sync` lets a lock sleep; that is all.)
 //! 2. A refused call changes nothing: neither the state of a byte nor a number in the books.
@@ -36,13 +39,15 @@
 //! 4. Inside a reservation nothing is ever unmapped, and commits are contiguous where they can be: a heap needs
 //!    a few dozen mappings however large it grows (the kernel allows 65,530).
 //! 5. Nothing here is undone by `Drop`. A heap takes itself down, in its own order, with `destroy`.
-//! 6. Nothing here allocates, sleeps on a lock that others hold across a system call of their own, or touches
-//!    `errno`: it works underneath `malloc`.
+//! 6. Nothing here allocates or touches `errno`: it works underneath `malloc`.
 //!
 //! The room does not know what a page is used for, which pages are free, or why somebody grows.
 //! (Go: `mem.go`, `mem_linux.go`, `malloc.go`'s `persistentalloc`, `mfixalloc.go`.)
 
 mod linux;
+pub mod permanent;
+pub mod pool;
+pub mod proc;
 pub mod region;
 pub mod simulated;
 pub mod system;
@@ -50,6 +55,8 @@ pub mod table;
 #[cfg(all(test, not(loom)))]
 pub(crate) mod testing;
 
+pub use permanent::Permanent;
+pub use pool::{Pool, Taken};
 pub use region::{GrowError, Region, ReserveError};
 pub use simulated::Simulated;
 pub use system::{Hint, Nanoseconds, System, SystemError};

@@ -97,10 +97,21 @@ impl<T: Zeroed> Table<T> {
         name: &'static CStr,
         ledger: Ledger<'_>,
     ) -> Result<Table<T>, SystemError> {
+        Table::with_first(system, kind, capacity, Bytes::ZERO, name, ledger)
+    }
+
+    /// As [`Table::reserve`], with the first `first` bytes committed, the table's own bitmap included.
+    pub(super) fn with_first(
+        system: System,
+        kind: MetadataKind,
+        capacity: usize,
+        first: Bytes,
+        name: &'static CStr,
+        ledger: Ledger<'_>,
+    ) -> Result<Table<T>, SystemError> {
         let page = system.page_size();
         let unit_shift = UNIT.max(page).0.ilog2();
         let plan = Plan::new::<T>(capacity, unit_shift).expect("a table fits into an address space");
-        // Below a page the reservation's own alignment is enough.
         let base = system.reserve(plan.reserved, page.max(Bytes(align_of::<T>())))?;
         let table = Table {
             system,
@@ -114,27 +125,25 @@ impl<T: Zeroed> Table<T> {
             committed: AtomicUsize::new(0),
             elements: PhantomData,
         };
-        // The bitmap itself is needed before anything can be noted in it.
-        // SAFETY: the head of a reservation that nobody else has seen.
-        let ready = unsafe {
-            system.commit(base, plan.head_units(unit_shift)).and_then(|()| {
-                system.name(base, plan.head_units(unit_shift), name);
-                system.ready(base, plan.head_units(unit_shift))
-            })
-        };
-        if let Err(error) = ready {
+        let first = first.min(plan.reserved).max(Bytes(plan.header));
+        let units = 0..first.0.div_ceil(1 << unit_shift);
+        // The bitmap lies in these units itself, so they can be marked only when they are there.
+        if let Err(error) = table.make_ready(units.clone()) {
             // SAFETY: nobody has seen the table yet.
             unsafe { table.destroy() };
             return Err(error);
         }
-        for unit in 0..plan.head_units(unit_shift).0 >> unit_shift {
-            table.mark(unit);
-        }
+        units.for_each(|unit| table.mark(unit));
         ledger.post(|entry| {
             entry.transfer(Account::System, Account::Reserved, plan.reserved);
             entry.transfer(Account::Reserved, Account::Metadata(kind), table.committed_bytes());
         });
         Ok(table)
+    }
+
+    /// Whole elements that were committed at creation.
+    pub(super) fn first_elements(&self) -> usize {
+        ((self.committed_bytes().0 - self.header) / size_of::<T>()).min(self.capacity)
     }
 
     /// Makes the elements of a range readable and writable, and books the units that this takes as metadata of
@@ -167,14 +176,8 @@ impl<T: Zeroed> Table<T> {
 
     /// Commits a run of units, none of which is committed.
     fn commit(&self, units: Range<usize>, ledger: Ledger<'_>) -> Result<(), SystemError> {
-        let at = self.base.wrapping_add(units.start << self.unit_shift);
+        self.make_ready(units.clone())?;
         let size = Bytes(units.len() << self.unit_shift);
-        // SAFETY: units of our reservation that nobody touches as long as their bits are not set.
-        unsafe {
-            self.system.commit(at, size)?;
-            self.system.name(at, size, self.name);
-            self.system.ready(at, size)?;
-        }
         ledger.transfer(Account::Reserved, Account::Metadata(self.kind), size);
         units.for_each(|unit| self.mark(unit));
         Ok(())
@@ -260,6 +263,18 @@ impl<T> Table<T> {
         unsafe { self.system.unmap(self.base, self.reserved) }
     }
 
+    /// Reserved → Ready for a run of units, none of which is marked as committed.
+    fn make_ready(&self, units: Range<usize>) -> Result<(), SystemError> {
+        let at = self.base.wrapping_add(units.start << self.unit_shift);
+        let size = Bytes(units.len() << self.unit_shift);
+        // SAFETY: units of our reservation that nobody touches as long as their bits are not set.
+        unsafe {
+            self.system.commit(at, size)?;
+            self.system.name(at, size, self.name);
+            self.system.ready(at, size)
+        }
+    }
+
     fn word(&self, unit: usize) -> &AtomicU64 {
         // SAFETY: the bitmap has a bit for each unit, stands at the head and was committed before anything else.
         unsafe { &*self.base.cast::<AtomicU64>().add(unit / 64) }
@@ -295,11 +310,6 @@ impl Plan {
         let reserved = Bytes(header.checked_add(elements)?).round_up(unit)?;
         debug_assert!(reserved.0 >> unit_shift <= header * 8);
         Some(Plan { header, reserved })
-    }
-
-    /// The units that the bitmap lies in.
-    fn head_units(&self, unit_shift: u32) -> Bytes {
-        Bytes(self.header.next_multiple_of(1 << unit_shift))
     }
 }
 

@@ -5,7 +5,7 @@
 
 use super::{Simulated, System};
 use crate::stats::account::all_purposes;
-use crate::stats::{Account, Books, Figures};
+use crate::stats::{Account, BookShard, Books, Figures};
 
 /// Open books.
 pub(crate) fn books() -> Box<Books> {
@@ -13,6 +13,14 @@ pub(crate) fn books() -> Box<Books> {
     // SAFETY: opened once; what a box holds does not move.
     unsafe { books.open() };
     books
+}
+
+/// A shard for a ledger that may be held across locks and system calls, as a mutator's is.
+pub(crate) fn shard(books: &Books) -> &'static BookShard {
+    let shard: &'static BookShard = Box::leak(Box::default());
+    // SAFETY: fresh, and leaked, so it outlives the books.
+    unsafe { books.link(shard) };
+    shard
 }
 
 /// A reading of the books, whose sum is zero and in which nobody but the system owes anything.
