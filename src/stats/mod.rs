@@ -44,6 +44,8 @@ pub mod account;
 pub mod check;
 pub mod ledger;
 pub mod memstats;
+#[cfg(all(test, not(loom)))]
+mod model;
 pub mod names;
 mod print;
 pub mod shard;

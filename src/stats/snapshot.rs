@@ -158,8 +158,10 @@ impl Snapshot {
     /// Reads the books, and then each purpose's own, which `book` gives for the ones that exist. What is resident
     /// is forgotten.
     ///
-    /// The order matters while others allocate: a peak only rises, and whoever takes a span raises the peak before
-    /// booking the span, so a peak that is read after the figures is not below them.
+    /// The order matters while others allocate, so that a peak is never below the bytes in use beside it. Whoever
+    /// takes a span adds it to the registry's count, and raises the peak to that, before booking the span; whoever
+    /// frees one books that before taking it off the count. So the count is never behind the books, and a peak
+    /// only rises and is read last.
     pub fn read(&mut self, books: &Books, mut book: impl FnMut(PurposeId) -> Option<PurposeBook>) {
         books.read(&mut self.figures);
         self.count = 0;

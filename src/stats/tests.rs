@@ -4,173 +4,14 @@
 use super::check::Subject;
 use super::ledger::{OfPurpose, account_figure, class_figure, purpose_figure};
 use super::memstats::FIELDS;
+use super::model::{COUNT, World, full};
 use super::names::{self, METRICS};
 use super::*;
 use crate::base::class::CLASSES;
-use crate::base::purpose::{BLOCKS, BUILT_IN, MAX_NAME, MAX_PURPOSES, OBJECTS, STACKS, WORK_BUFFERS};
+use crate::base::purpose::{BLOCKS, MAX_NAME, OBJECTS, STACKS, WORK_BUFFERS};
 use crate::base::{Bytes, PAGE_SIZE, Pages, PurposeId, PurposeName};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
-
-const DECLARED: [&str; 3] = ["query-results", "net/buffers", "x"];
-const COUNT: usize = BUILT_IN.len() + DECLARED.len();
-
-fn name_of(id: PurposeId) -> PurposeName {
-    match id.index().checked_sub(BUILT_IN.len()) {
-        None => PurposeName::built_in(id),
-        Some(declared) => PurposeName::new(DECLARED[declared]).unwrap(),
-    }
-}
-
-/// Books under random work, and beside them the same accounts kept the obvious way.
-struct World {
-    books: Box<Books>,
-    shards: Vec<Box<BookShard>>,
-    accounts: BTreeMap<usize, i64>,
-    spans: Vec<(PurposeId, usize)>,
-    peaks: [usize; MAX_PURPOSES],
-    held: [[i64; 2]; CLASSES + 1],
-}
-
-/// One step of work: what, by which shard, and two numbers to choose with.
-type Step = (u8, usize, usize, usize);
-
-impl World {
-    fn new() -> World {
-        let world = World {
-            books: Box::new(Books::new()),
-            shards: (0..3).map(|_| Box::default()).collect(),
-            accounts: BTreeMap::new(),
-            spans: Vec::new(),
-            peaks: [0; MAX_PURPOSES],
-            held: [[0; 2]; CLASSES + 1],
-        };
-        // SAFETY: books and shards are boxed and dropped together; neither moves before.
-        unsafe {
-            world.books.open();
-            world.shards.iter().for_each(|shard| world.books.link(&raw const **shard));
-        }
-        world
-    }
-
-    fn balance(&self, account: Account) -> i64 {
-        self.accounts.get(&account.index()).copied().unwrap_or(0)
-    }
-
-    /// Moves at most `pages` from one account to the other, and tells how many bytes.
-    fn shift(&mut self, shard: usize, from: Account, to: Account, pages: usize) -> Bytes {
-        let bytes = self.note(from, to, Pages(pages).bytes());
-        self.ledger(shard, |ledger| ledger.transfer(from, to, bytes));
-        bytes
-    }
-
-    fn note(&mut self, from: Account, to: Account, wanted: Bytes) -> Bytes {
-        let bytes = match from {
-            Account::System => wanted,
-            _ => wanted.min(Bytes(self.balance(from) as usize)),
-        };
-        *self.accounts.entry(from.index()).or_default() -= bytes.0 as i64;
-        *self.accounts.entry(to.index()).or_default() += bytes.0 as i64;
-        bytes
-    }
-
-    fn ledger(&self, shard: usize, with: impl FnOnce(Ledger<'_>)) {
-        match self.shards.get(shard) {
-            Some(shard) => with(self.books.ledger(shard)),
-            None => with(self.books.shared().ledger()),
-        }
-    }
-
-    fn step(&mut self, (what, shard, a, b): Step) {
-        use Account::*;
-        let kind = account::METADATA_KINDS[a % account::METADATA_KINDS.len()];
-        let home = [Released, Free, Cached][a % 3];
-        match what {
-            0 => drop(self.shift(shard, System, Reserved, b * 100)),
-            1 => drop(self.shift(shard, Reserved, Released, b * 10)),
-            2 => drop(self.shift(shard, Reserved, Metadata(kind), b)),
-            3 => drop(self.shift(shard, Free, Released, b)),
-            4 => drop(self.shift(shard, Free, Cached, b)),
-            5 => drop(self.shift(shard, Cached, Free, b)),
-            6 | 7 => self.take_span(shard, home, PurposeId((a % COUNT) as u8), b),
-            8 => self.free_span(shard, a),
-            9 => self.resize_span(shard, a, b),
-            _ => self.handle_blocks(shard, a % (CLASSES + 1), b as i64),
-        }
-    }
-
-    fn take_span(&mut self, shard: usize, home: Account, id: PurposeId, pages: usize) {
-        let bytes = self.note(home, Account::Span(id), Pages(pages).bytes());
-        if bytes == Bytes::ZERO {
-            return;
-        }
-        self.spans.push((id, bytes.0));
-        self.raise_peak(id);
-        self.ledger(shard, |ledger| {
-            ledger.post(|entry| {
-                entry.transfer(home, Account::Span(id), bytes);
-                entry.span_allocated(id, bytes);
-            });
-        });
-    }
-
-    fn free_span(&mut self, shard: usize, which: usize) {
-        if self.spans.is_empty() {
-            return;
-        }
-        let (id, bytes) = self.spans.swap_remove(which % self.spans.len());
-        let bytes = self.note(Account::Span(id), Account::Free, Bytes(bytes));
-        self.ledger(shard, |ledger| {
-            ledger.post(|entry| {
-                entry.transfer(Account::Span(id), Account::Free, bytes);
-                entry.span_freed(id, bytes);
-            });
-        });
-    }
-
-    fn resize_span(&mut self, shard: usize, which: usize, pages: usize) {
-        if self.spans.is_empty() {
-            return;
-        }
-        let which = which % self.spans.len();
-        let id = self.spans[which].0;
-        let grown = self.note(Account::Free, Account::Span(id), Pages(pages).bytes());
-        self.spans[which].1 += grown.0;
-        self.raise_peak(id);
-        self.ledger(shard, |ledger| {
-            ledger.post(|entry| {
-                entry.transfer(Account::Free, Account::Span(id), grown);
-                entry.span_resized(id, grown, Bytes::ZERO);
-            });
-        });
-    }
-
-    fn handle_blocks(&mut self, shard: usize, row: usize, times: i64) {
-        let freed = times.min(self.held[row][0] - self.held[row][1]) / 2;
-        self.held[row][0] += times;
-        self.held[row][1] += freed;
-        self.ledger(shard, |ledger| {
-            ledger.post(|entry| {
-                entry.class(row, ClassEvent::Allocated, times as u64);
-                entry.class(row, ClassEvent::Freed, freed as u64);
-            });
-        });
-    }
-
-    fn raise_peak(&mut self, id: PurposeId) {
-        let now = self.balance(Account::Span(id)) as usize;
-        self.peaks[id.index()] = self.peaks[id.index()].max(now);
-    }
-
-    fn snapshot(&self) -> Box<Snapshot> {
-        let mut snapshot = Box::new(Snapshot::zero());
-        snapshot.read(&self.books, |id| {
-            let peak = Bytes(*self.peaks.get(id.index())?);
-            (id.index() < COUNT).then(|| PurposeBook { peak, ..PurposeBook::new(name_of(id)) })
-        });
-        snapshot
-    }
-}
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
@@ -199,40 +40,6 @@ proptest! {
             prop_assert_eq!([class.allocated, class.freed], held);
         }
     }
-}
-
-/// A snapshot with something in every account, purpose and class.
-fn full() -> Box<Snapshot> {
-    use Account::*;
-    let mut world = World::new();
-    let mut random = crate::base::random::Random::new(7);
-    (0..4).for_each(|shard| world.step((0, shard, 0, 1000)));
-    for _ in 0..1000 {
-        let step = (1 + random.below(10) as u8, random.below(4), random.below(1000), 1 + random.below(20));
-        world.step(step);
-    }
-    for kind in account::METADATA_KINDS {
-        world.shift(0, Reserved, Metadata(kind), 3);
-    }
-    world.shift(0, Reserved, Released, 1000);
-    (0..COUNT).for_each(|id| world.take_span(0, Released, PurposeId(id as u8), 2));
-    (0..=CLASSES).for_each(|row| (0..2).for_each(|_| world.handle_blocks(0, row, 9)));
-    world.shift(0, Reserved, Free, 20);
-    world.shift(0, Free, Cached, 10);
-    let mut snapshot = world.snapshot();
-    let mut resident = Resident::zero();
-    for account in snapshot.accounts().filter(|a| a.is_committed()) {
-        resident.add(account, Bytes(snapshot.balance(account) as usize));
-    }
-    resident.untouched = Bytes(3 * PAGE_SIZE);
-    resident.process = Bytes::gib(1);
-    snapshot.resident = Some(resident);
-    snapshot.heap_limit = Some(Bytes::gib(2));
-    snapshot.purposes[BLOCKS.index()].limit = Some(Bytes::mib(5));
-    snapshot.purposes[BLOCKS.index()].soft_limit = Some(Bytes::mib(4));
-    snapshot.purposes[BLOCKS.index()].refused = 17;
-    snapshot.purposes[BLOCKS.index()].soft_events = 3;
-    snapshot
 }
 
 #[test]
@@ -548,4 +355,68 @@ fn the_xml_is_well_formed() {
         }
     }
     assert!(open.is_empty() && xml.contains("<malloc version=\"spanheap-1\">"));
+}
+
+/// Threads take and free spans of one purpose, the pages wandering between them; every snapshot balances and no
+/// peak is behind, because the registry's count is raised before and lowered after what the books say.
+#[test]
+fn snapshots_balance_while_others_work() {
+    use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+    const TURNS: usize = 300;
+    // Makes the gaps wide in which a snapshot could see too little.
+    let gap = std::thread::yield_now;
+    let (books, shards) = (Books::new(), [(); 3].map(|()| BookShard::new()));
+    // SAFETY: neither moves, and the threads below end before they are dropped.
+    unsafe {
+        books.open();
+        shards.iter().for_each(|shard| books.link(shard));
+    }
+    books.shared().ledger().transfer(Account::System, Account::Free, Bytes::gib(64));
+    let (count, peak, done) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicBool::new(false));
+    let span = Account::Span(BLOCKS);
+    let work = |shard: &BookShard| {
+        let ledger = books.ledger(shard);
+        for turn in 1..=TURNS {
+            // Ever larger ones, so that the peak has to rise all the time.
+            let bytes = Pages(turn).bytes();
+            peak.fetch_max(count.fetch_add(bytes.0, SeqCst) + bytes.0, SeqCst);
+            gap();
+            ledger.post(|entry| {
+                entry.transfer(Account::Free, span, bytes);
+                entry.span_allocated(BLOCKS, bytes);
+                entry.class(0, ClassEvent::Allocated, 2);
+            });
+            gap();
+            ledger.post(|entry| {
+                entry.transfer(span, Account::Free, bytes);
+                entry.span_freed(BLOCKS, bytes);
+                entry.class(0, ClassEvent::Freed, 2);
+            });
+            gap();
+            count.fetch_sub(bytes.0, SeqCst);
+        }
+    };
+    let read = || {
+        let mut snapshot = Box::new(Snapshot::zero());
+        snapshot.read(&books, |id| {
+            let peak = Bytes(if id == BLOCKS { peak.load(SeqCst) } else { 0 });
+            id.is_built_in().then(|| PurposeBook { peak, ..PurposeBook::new(PurposeName::built_in(id)) })
+        });
+        assert_eq!(snapshot.check(), Ok(()));
+        snapshot.purpose(BLOCKS)
+    };
+    let last = std::thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            while !done.load(SeqCst) {
+                read();
+            }
+            read()
+        });
+        let workers = shards.each_ref().map(|shard| scope.spawn(|| work(shard)));
+        workers.into_iter().for_each(|worker| worker.join().unwrap());
+        done.store(true, SeqCst);
+        reader.join().unwrap()
+    });
+    let pages = shards.len() * TURNS * (TURNS + 1) / 2;
+    assert_eq!((last.inuse, last.spans, last.freed), (0, 0, (pages * PAGE_SIZE) as i64));
 }
