@@ -1,24 +1,31 @@
-//! The `spanheap` command: runs programs on Spanheap and shows their books.
+//! The `spanheap` command: runs programs on Spanheap, replays page traces, shows the books.
 //!
 //! One file a subcommand, and beside them what they share:
 //!
 //! - [`run`]: a program under the preload ([`preload`] finds the library, [`inspect`] knows which programs escape it,
 //!   [`signals`] passes signals through);
+//! - [`replay`]: page traces ([`trace`] reads them) against the real page allocator ([`target`]);
 //! - [`books`] prints tables of the books, [`size`] reads and writes sizes.
 //!
 //! Results go to standard output; books, warnings and errors go to standard error.
 
 mod books;
 mod inspect;
+#[cfg(test)]
+mod model;
 mod preload;
+mod replay;
 mod run;
 mod signals;
 mod size;
+mod target;
+mod trace;
 
 use clap::{Args, Parser, Subcommand};
 use size::Limit;
 use std::ffi::OsString;
 use std::io::Write;
+use std::path::PathBuf;
 use std::process::exit;
 
 /// Runs programs on Spanheap, a heap of typed spans with exact books by purpose.
@@ -41,6 +48,7 @@ struct Cli {
 enum Task {
     Run(RunArgs),
     Env(EnvArgs),
+    Replay(ReplayArgs),
 }
 
 /// Run an unmodified program with Spanheap as its allocator, and print its books when it has ended
@@ -86,6 +94,21 @@ struct EnvArgs {
     door: String,
 }
 
+/// Replay page traces against the page allocator, and compare the answers
+///
+/// Prints for each file how many answers agree, and the first that does not.
+#[derive(Args)]
+#[command(after_help = "\
+Example:
+  spanheap replay tests/traces/*.trace
+
+Exit status: 0 when all answers agree, 1 when some differ, 2 when a file is missing or malformed.")]
+struct ReplayArgs {
+    /// The traces
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
+}
+
 /// The doors that `spanheap env` knows.
 const DOORS: [&str; 1] = ["malloc"];
 
@@ -98,6 +121,7 @@ fn main() {
             program: args.program,
         }),
         Task::Env(args) => print_environment(&args.door),
+        Task::Replay(args) => replay::replay_files(&args.files),
     };
     exit(status);
 }

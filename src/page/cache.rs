@@ -36,7 +36,7 @@ impl PageCache {
     }
 
     /// The block's first page, its free pages, and those of them that are released, as bits.
-    pub(super) fn parts(&self) -> (PageId, u64, u64) {
+    pub fn parts(&self) -> (PageId, u64, u64) {
         (self.base, self.free, self.released)
     }
 
