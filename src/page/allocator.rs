@@ -14,7 +14,6 @@ use super::cache::{CACHE_PAGES, PageCache};
 use super::chunk::Chunk;
 use super::chunks::Chunks;
 use super::release::Grain;
-use super::summary::Summary;
 use super::tree::{Found, Tree};
 use crate::base::{CHUNK_PAGES, ChunkId, PageId, Pages};
 use crate::os::{System, SystemError};
@@ -116,13 +115,11 @@ impl PageAllocator {
         let range = first.0..end.expect("the heap grows inside its region");
         self.tree.ensure(range.clone(), ledger)?;
         self.chunks.ensure(range.clone(), ledger)?;
-        let last = ChunkId(range.end - 1);
         for chunk in range.map(ChunkId) {
             assert!(!self.chunks.is_grown(chunk), "the heap has {chunk:?} already");
             self.chunks.open(chunk);
             self.tree.set_leaf(chunk, Chunk::FRESH.free.summary());
         }
-        self.tree.update(first, last);
         let pages = Pages(chunks * CHUNK_PAGES);
         self.free += pages;
         self.released += pages;
@@ -251,7 +248,7 @@ impl PageAllocator {
 
     /// The lowest place at or above `from`, a page of a grown chunk, where `pages` free pages begin.
     #[inline]
-    fn find(&self, from: PageId, pages: Pages) -> Option<PageId> {
+    fn find(&mut self, from: PageId, pages: Pages) -> Option<PageId> {
         let chunk = from.chunk();
         let leaf = self.tree.leaf(chunk);
         if leaf.longest() >= pages.0 {
@@ -339,28 +336,16 @@ impl PageAllocator {
         pages: Pages,
         mut write: impl FnMut(&mut Chunks, ChunkId, usize, usize),
     ) {
-        let mut changed = false;
-        let mut last = page.chunk();
         for (id, from, n) in parts(page, pages) {
             write(&mut self.chunks, id, from, n);
-            changed |= self.tree.set_leaf(id, self.leaf_of(id));
-            last = id;
-        }
-        if changed {
-            self.tree.update(page.chunk(), last);
+            self.refresh(id);
         }
     }
 
-    /// Brings the tree up to date after one chunk's bitmap changed.
-    fn refresh(&mut self, chunk: ChunkId) {
-        if self.tree.set_leaf(chunk, self.leaf_of(chunk)) {
-            self.tree.update(chunk, chunk);
-        }
-    }
-
+    /// Tells the tree that a chunk's bitmap changed.
     #[inline]
-    fn leaf_of(&self, chunk: ChunkId) -> Summary {
-        self.chunks.at(chunk).free.summary()
+    fn refresh(&mut self, chunk: ChunkId) {
+        self.tree.set_leaf(chunk, self.chunks.at(chunk).free.summary());
     }
 }
 

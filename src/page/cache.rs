@@ -123,3 +123,65 @@ impl Default for PageCache {
 fn mask(from: usize, n: usize) -> u64 {
     u64::MAX >> (64 - n) << from
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cache(free: u64, released: u64) -> PageCache {
+        PageCache::new(PageId(640), free, released)
+    }
+
+    fn taken(page: usize, pages: usize, released: usize) -> Option<Taken> {
+        Some(Taken { page: PageId(page), pages: Pages(pages), released: Pages(released) })
+    }
+
+    #[test]
+    fn the_lowest_run_is_taken_and_released_pages_are_counted() {
+        let mut cache = cache(0b1111_0110, 0b0101_0010);
+        assert_eq!((cache.pages(), cache.released()), (Pages(6), Pages(3)));
+        assert_eq!(cache.allocate(Pages(3)), taken(644, 3, 2));
+        assert_eq!(cache.allocate(Pages(3)), None);
+        assert_eq!(cache.allocate(Pages(1)), taken(641, 1, 1));
+        assert_eq!((cache.pages(), cache.released()), (Pages(2), Pages(0)));
+        assert_eq!(cache.allocate(Pages(65)), None);
+    }
+
+    #[test]
+    fn a_whole_block_goes_out_and_comes_back() {
+        let mut cache = cache(u64::MAX, u64::MAX);
+        assert_eq!(cache.allocate(Pages(64)), taken(640, 64, 64));
+        assert!(cache.is_empty());
+        assert!(cache.free(PageId(640), Pages(10)));
+        assert!(cache.free_released(PageId(650), Pages(54)));
+        assert_eq!(cache, self::cache(u64::MAX, u64::MAX << 10));
+    }
+
+    #[test]
+    fn only_pages_wholly_in_the_block_come_in() {
+        let mut cache = cache(0, 0);
+        for (page, pages) in
+            [(639, 1), (639, 2), (703, 2), (704, 1), (640, 65), (0, 64), (640, 0), (660, usize::MAX)]
+        {
+            assert!(!cache.free(PageId(page), Pages(pages)), "{pages} pages at {page}");
+            assert!(!cache.free_released(PageId(page), Pages(pages)), "{pages} pages at {page}");
+        }
+        assert!(cache.is_empty());
+        assert!(cache.free(PageId(703), Pages(1)) && cache.free(PageId(640), Pages(1)));
+        assert_eq!(cache, self::cache(1 << 63 | 1, 0));
+    }
+
+    #[test]
+    fn an_empty_cache_is_all_zeros() {
+        assert_eq!(PageCache::default(), PageCache::EMPTY);
+        assert_eq!(PageCache::EMPTY, PageCache::new(PageId(0), 0, 0));
+        assert_eq!(PageCache::EMPTY.pages(), Pages(0));
+    }
+
+    #[test]
+    #[cfg_attr(not(debug_assertions), ignore = "checked in debug builds")]
+    #[should_panic(expected = "are free in the cache already")]
+    fn a_second_free_is_noticed() {
+        cache(1, 0).free(PageId(640), Pages(1));
+    }
+}

@@ -143,19 +143,27 @@ impl Bits {
             start.get_or_insert(run);
             longest = longest.max(run);
             run = word.leading_ones() as usize;
-            // A run inside the word counts only when it beats all others. The first look rules most words out.
-            if longest < 62 {
-                let mut longer = runs_in_word(word, longest + 1);
-                while longer != 0 {
-                    longest += 1;
-                    longer &= longer >> 1;
-                }
+        }
+        let Some(start) = start else { return Summary::new(CHUNK_PAGES, CHUNK_PAGES, CHUNK_PAGES) };
+        Summary::new(start, self.longest_inside(longest.max(run)), run)
+    }
+
+    /// The longest run, where `longest` is the longest of those that touch a border between words.
+    #[inline]
+    fn longest_inside(&self, mut longest: usize) -> usize {
+        for &word in &self.0 {
+            // Clear bits on both sides leave 62 for a run inside a word.
+            if longest >= 62 {
+                break;
+            }
+            // What begins a run longer than the longest so far; mostly nothing does.
+            let mut longer = runs_in_word(word, longest + 1);
+            while longer != 0 {
+                longest += 1;
+                longer &= longer >> 1;
             }
         }
-        match start {
-            Some(start) => Summary::new(start, longest.max(run), run),
-            None => Summary::new(CHUNK_PAGES, CHUNK_PAGES, CHUNK_PAGES),
-        }
+        longest
     }
 }
 
@@ -200,5 +208,86 @@ impl Chunk {
         debug_assert!(self.free.0[word] & free == 0 && released & !free == 0);
         self.free.0[word] |= free;
         self.released.0[word] |= released;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Bits as they come in heaps: words that are full, empty, or anything between.
+    pub(super) fn any_bits() -> impl Strategy<Value = Bits> {
+        let sparse = (any::<u64>(), any::<u64>()).prop_map(|(a, b)| a & b);
+        let word =
+            prop_oneof![Just(0), Just(u64::MAX), any::<u64>(), sparse.clone(), sparse.prop_map(|x| !x)];
+        prop::array::uniform8(word).prop_map(Bits)
+    }
+
+    fn any_run() -> impl Strategy<Value = (usize, usize)> {
+        (0..CHUNK_PAGES).prop_flat_map(|from| (Just(from), 1..=CHUNK_PAGES - from))
+    }
+
+    fn first_run_by_page(bits: &Bits, n: usize, from: usize) -> Option<usize> {
+        (from..=CHUNK_PAGES.checked_sub(n)?).find(|&at| (at..at + n).all(|page| bits.has(page)))
+    }
+
+    proptest! {
+        #[test]
+        fn runs_are_found_as_by_looking_at_each_page(
+            bits in any_bits(), n in 1..=CHUNK_PAGES, few in 1..70usize, from in 0..CHUNK_PAGES
+        ) {
+            for n in [n, few, 1, 63, 64, 65] {
+                prop_assert_eq!(bits.find_run(n, from), first_run_by_page(&bits, n, from), "{} from {}", n, from);
+            }
+            prop_assert_eq!(bits.first(from), first_run_by_page(&bits, 1, from));
+        }
+
+        #[test]
+        fn a_long_run_anywhere_is_found((from, n) in any_run(), search in 0..CHUNK_PAGES) {
+            let mut chunk = Chunk { free: Bits::NONE, released: Bits::NONE };
+            chunk.put(from, n, false);
+            prop_assert_eq!(chunk.free.find_run(n, 0), Some(from));
+            prop_assert_eq!(chunk.free.find_run(n, search), (search <= from).then_some(from));
+            prop_assert_eq!(chunk.free.find_run(n + 1, 0), None);
+            let (start, end) = (if from == 0 { n } else { 0 }, if from + n == CHUNK_PAGES { n } else { 0 });
+            prop_assert_eq!(chunk.free.summary(), Summary::new(start, n, end));
+        }
+
+        #[test]
+        fn summaries_are_as_by_looking_at_each_page(bits in any_bits()) {
+            prop_assert_eq!(bits.summary(), super::super::check::summary_by_page(&bits));
+        }
+
+        #[test]
+        fn a_run_of_pages_changes_and_nothing_else(free in any_bits(), dirty in any_bits(), (from, n) in any_run()) {
+            let inside = |page| (from..from + n).contains(&page);
+            let mut chunk = Chunk { free, released: free };
+            for (word, dirty) in chunk.released.0.iter_mut().zip(dirty.0) {
+                *word &= !dirty;
+            }
+            prop_assert_eq!(free.has_all(from, n), (from..from + n).all(|page| free.has(page)));
+            prop_assert_eq!(free.has_none(from, n), !(from..from + n).any(|page| free.has(page)));
+            // Free the whole run, so that it can be taken.
+            masks(from, n).for_each(|(word, mask)| chunk.free.0[word] |= mask);
+            let before = chunk;
+            let released = chunk.take(from, n);
+            prop_assert_eq!(released, (from..from + n).filter(|&page| before.released.has(page)).count());
+            for page in 0..CHUNK_PAGES {
+                prop_assert_eq!(chunk.free.has(page), before.free.has(page) && !inside(page));
+                prop_assert_eq!(chunk.released.has(page), before.released.has(page) && !inside(page));
+            }
+            chunk.put(from, n, true);
+            prop_assert_eq!(chunk.free, before.free);
+            prop_assert!(chunk.released.has_all(from, n));
+        }
+
+        #[test]
+        fn runs_in_a_word_begin_where_they_should(word: u64, n in 1..=64usize) {
+            for at in 0..64 {
+                let begins = at + n <= 64 && (at..at + n).all(|bit| word >> bit & 1 == 1);
+                prop_assert_eq!(runs_in_word(word, n) >> at & 1 == 1, begins);
+            }
+        }
     }
 }

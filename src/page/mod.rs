@@ -35,7 +35,7 @@
 //! 1. A released page is free.
 //! 2. A chunk that the heap has not grown into has no free page. (Its bitmap is zero, or not even committed.)
 //! 3. Every summary follows from what it covers: a leaf from its chunk's bitmap, an entry above from the eight
-//!    entries below it.
+//!    entries below it. (Those above one stale leaf follow before they are next read.)
 //! 4. The counts of free and of released pages are exact.
 //! 5. No page below the search hint is free, and the hint lies in a grown chunk; there is no hint only when no
 //!    page is free.
@@ -47,6 +47,9 @@
 //! What the room does not know: spans and their purposes, the books (but for the bytes of its own tables), where
 //! the region lies, and when memory should go back to the system. It takes no lock: whoever holds the
 //! [`PageAllocator`] mutably holds the heap's lock, and a [`PageCache`] belongs to one mutator.
+//!
+//! The slow twin is `model.rs`; the fuzz body compares the two operation by operation, and is also run by the
+//! room's tests.
 //!
 //! Unlike in Go, a set bit means *free*, so that what was never written is never handed out; and a span's owner
 //! can free pages into its own cache.

@@ -119,3 +119,44 @@ impl PageAllocator {
         self.chunks.span().end.checked_sub(1).map(|last| PageId(last * CHUNK_PAGES + CHUNK_PAGES - 1))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::chunk::Bits;
+    use super::*;
+
+    fn words(text: &str) -> Bits {
+        let words: Vec<u64> =
+            text.split_whitespace().map(|word| u64::from_str_radix(word, 16).unwrap()).collect();
+        Bits(words.try_into().unwrap())
+    }
+
+    /// Recorded answers, for system pages of up to 64 of ours and huge pages up to a chunk.
+    #[test]
+    fn candidates_are_those_recorded() {
+        let records = include_str!("../../tests/traces/release-candidates.txt");
+        for record in records.lines().filter(|line| !line.starts_with('#')) {
+            let parts: Vec<&str> = record.split('|').collect();
+            let numbers = |part: &str| -> Vec<usize> {
+                part.split_whitespace().map(|word| word.parse().unwrap()).collect()
+            };
+            let [huge, from, least, most] = numbers(parts[0])[..] else { panic!("{record}") };
+            let mut free = words(parts[1]);
+            free.0.iter_mut().for_each(|word| *word = !*word);
+            let chunk = Chunk { free, released: words(parts[2]) };
+            let grain = Grain::new(least, (huge > 0).then_some(huge / PAGE_SIZE));
+            let [start, size] = numbers(parts[3])[..] else { panic!("{record}") };
+            let expected = (size > 0).then_some((start, size));
+            assert_eq!(grain.candidate(&chunk, from, most), expected, "{record}");
+        }
+    }
+
+    #[test]
+    fn whole_groups_are_kept() {
+        assert_eq!(whole_groups(0b1101_1110, 1), 0b1101_1110);
+        assert_eq!(whole_groups(0b1101_1110, 2), 0b1100_1100);
+        assert_eq!(whole_groups(0b1111_1110, 4), 0b1111_0000);
+        assert_eq!(whole_groups(u64::MAX, 64), u64::MAX);
+        assert_eq!(whole_groups(u64::MAX - 1, 64), 0);
+    }
+}

@@ -56,19 +56,18 @@ impl Summary {
         self.field(2)
     }
 
-    /// The summary of neighbours that cover `pages` pages each.
+    /// The summary of neighbours that cover `pages` pages each; they are no entries of the root.
     #[inline]
     pub(super) fn merge(parts: &[Summary; FAN_OUT], pages: usize) -> Summary {
         let (mut start, mut longest, mut run) = (0, 0, 0);
-        for (index, part) in parts.iter().enumerate() {
-            let at_start = part.start();
+        for (index, &Summary(word)) in parts.iter().enumerate() {
+            debug_assert!(word != ALL_OF_ROOT);
+            let at_start = (word & MASK) as usize;
             // The beginning goes on only while everything before it is free.
-            if start == index * pages {
-                start += at_start;
-            }
+            start += if start == index * pages { at_start } else { 0 };
             // The run from below ends in this part, or goes through all of it.
-            longest = longest.max(run + at_start).max(part.longest());
-            run = if at_start == pages { run + pages } else { part.end() };
+            longest = longest.max(run + at_start).max((word >> FIELD & MASK) as usize);
+            run = if at_start == pages { run + pages } else { (word >> (2 * FIELD)) as usize };
         }
         Summary::new(start, longest, run)
     }
@@ -77,5 +76,43 @@ impl Summary {
 impl core::fmt::Debug for Summary {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         write!(f, "{}/{}/{}", self.start(), self.longest(), self.end())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn by_page(free: &[bool]) -> Summary {
+        let longest = free.split(|free| !free).map(<[bool]>::len).max().unwrap_or(0);
+        let start = free.iter().take_while(|free| **free).count();
+        let end = free.iter().rev().take_while(|free| **free).count();
+        Summary::new(start, longest, end)
+    }
+
+    #[test]
+    fn all_of_a_root_entry_free_has_a_word_of_its_own() {
+        let full = Summary::new(MOST, MOST, MOST);
+        assert_eq!((full.start(), full.longest(), full.end()), (MOST, MOST, MOST));
+        assert_ne!(full, Summary::NONE);
+        let almost = Summary::new(MOST - 1, MOST - 1, 0);
+        assert_eq!((almost.start(), almost.longest(), almost.end()), (MOST - 1, MOST - 1, 0));
+        let eighth = Summary::new(MOST / 8, MOST / 8, MOST / 8);
+        assert_eq!(Summary::merge(&[eighth; FAN_OUT], MOST / 8), full);
+    }
+
+    /// Parts of four pages: 2³² of them would be all there are.
+    #[test]
+    fn merging_is_as_by_looking_at_each_page() {
+        proptest!(ProptestConfig::with_cases(4000), |(bits: u32, full in any::<u8>())| {
+            // Whole free parts are where merging goes wrong; make them common.
+            let filled = (0..8).filter(|part| full >> part & 1 == 1).fold(bits, |b, part| b | 0xf << (4 * part));
+            for bits in [bits, filled] {
+                let pages: Vec<bool> = (0..32).map(|page| bits >> page & 1 == 1).collect();
+                let parts = std::array::from_fn(|part| by_page(&pages[4 * part..4 * part + 4]));
+                prop_assert_eq!(Summary::merge(&parts, 4), by_page(&pages));
+            }
+        });
     }
 }

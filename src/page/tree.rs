@@ -11,7 +11,11 @@
 //! Eight neighbours make a *block*, one cache line; an entry above the leaves is the merge of the block below it.
 //! All levels lie behind each other in one sparse table, root first. The root is committed from the beginning,
 //! a block of another level when the heap grows into it; blocks are committed whole, so an entry with a free
-//! page always has its block below it, and a merge never reads beyond what exists. (Go: `pageAlloc.summary`.)
+//! page always has its block below it, and a merge never reads beyond what exists.
+//!
+//! A leaf may be *stale*: newer than what stands above it. There is one at most. The entries above it are brought
+//! up to date when another leaf changes, or when a search has to leave its chunk; so a row of allocations from one
+//! chunk does not climb the tree each time. (Go, `pageAlloc.summary`, always climbs.)
 //!
 //! # Safety
 //! Blocks are plain words, for which zero is a value. Giving the table back is left to whoever takes the heap down.
@@ -44,6 +48,8 @@ pub(super) struct Tree {
     first_block: [usize; LEVELS],
     /// One past the last entry of the root that has a grown chunk.
     root_end: usize,
+    /// The chunk whose leaf is newer than what stands above it, if any.
+    stale: Option<ChunkId>,
 }
 
 /// Where the lowest run is.
@@ -77,7 +83,7 @@ impl Tree {
         }
         let kind = MetadataKind::PageSummaries;
         let table = Table::reserve(system, kind, blocks, c"spanheap: page summaries", ledger)?;
-        let tree = Tree { blocks: table, first_block, root_end: 0 };
+        let tree = Tree { blocks: table, first_block, root_end: 0, stale: None };
         if let Err(error) = tree.blocks.ensure(0..root_blocks, ledger) {
             // SAFETY: nobody has seen the tree yet.
             unsafe { tree.destroy() };
@@ -133,27 +139,25 @@ impl Tree {
         self.at(LEAF, chunk.0)
     }
 
-    /// Writes a grown chunk's summary; says whether it changed. If so, [`Tree::update`] must follow.
+    /// Writes a grown chunk's summary.
     #[inline]
-    pub(super) fn set_leaf(&mut self, chunk: ChunkId, summary: Summary) -> bool {
-        self.set(LEAF, chunk.0, summary)
+    pub(super) fn set_leaf(&mut self, chunk: ChunkId, summary: Summary) {
+        if self.stale != Some(chunk) {
+            self.settle();
+            self.stale = Some(chunk);
+        }
+        self.set(LEAF, chunk.0, summary);
     }
 
-    /// Carries changes of the leaves `first` to `last`, all grown, up to the root.
-    #[inline]
-    pub(super) fn update(&mut self, first: ChunkId, last: ChunkId) {
-        let (mut first, mut last) = (first.0, last.0);
+    /// Brings the entries above the stale leaf up to date.
+    fn settle(&mut self) {
+        let Some(ChunkId(mut index)) = self.stale.take() else { return };
         for level in (0..LEAF).rev() {
-            first /= FAN_OUT;
-            last /= FAN_OUT;
-            let mut changed = false;
-            for index in first..=last {
-                let below = self.block(level + 1, index * FAN_OUT).expect("grown chunks have blocks");
-                let merged = Summary::merge(below, pages_under(level + 1));
-                changed |= self.set(level, index, merged);
-            }
+            index /= FAN_OUT;
+            let below = self.block(level + 1, index * FAN_OUT).expect("grown chunks have blocks");
+            let merged = Summary::merge(below, pages_under(level + 1));
             // What is further up follows from this level alone.
-            if !changed {
+            if !self.set(level, index, merged) {
                 return;
             }
         }
@@ -163,8 +167,8 @@ impl Tree {
     /// which are free. `after` is grown.
     ///
     /// The walk goes along a block, up where the block ends, and down where an entry promises a run inside.
-    #[inline]
-    pub(super) fn find(&self, after: ChunkId, mut run: usize, pages: Pages) -> Option<Found> {
+    pub(super) fn find(&mut self, after: ChunkId, mut run: usize, pages: Pages) -> Option<Found> {
+        self.settle();
         let (mut level, mut index) = Tree::up(LEAF, after.0 + 1);
         loop {
             let end = if level == 0 { self.root_end } else { (index | (FAN_OUT - 1)) + 1 };
@@ -205,7 +209,8 @@ impl Tree {
     }
 
     /// The first entry whose summary does not follow from the level below; `leaf` says what a leaf should be.
-    /// Entries without a committed block are zero. The chunks looked at are `chunks`.
+    /// Entries without a committed block are zero, and those above the stale leaf may be anything. The chunks looked
+    /// at are `chunks`.
     pub(super) fn first_wrong(
         &self,
         chunks: Range<usize>,
@@ -224,7 +229,8 @@ impl Tree {
                     let below = self.block(level + 1, index * FAN_OUT);
                     below.map_or(Summary::NONE, |below| Summary::merge(below, pages_under(level + 1)))
                 };
-                if is != should {
+                let is_stale = level != LEAF && self.stale.is_some_and(|stale| stale.0 / under == index);
+                if is != should && !is_stale {
                     return Some(WrongSummary { level, first: ChunkId(index * under) });
                 }
             }
@@ -239,4 +245,76 @@ pub(super) struct WrongSummary {
     pub(super) level: usize,
     /// The first chunk that the entry covers.
     pub(super) first: ChunkId,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::os::testing::books;
+    use proptest::prelude::*;
+
+    /// Chunks that the test grows into: blocks of every level end inside, and there are holes.
+    const GROWN: [Range<usize>; 4] = [3..30, 60..70, 509..515, 4090..4100];
+
+    /// What is free at a chunk's start, in its longest run and at its end: mostly all or nothing.
+    fn any_leaf() -> impl Strategy<Value = Summary> {
+        let some = (1..400usize, 0..100usize, 0..100usize);
+        prop_oneof![
+            3 => Just(Summary::NONE),
+            3 => Just(Summary::new(CHUNK_PAGES, CHUNK_PAGES, CHUNK_PAGES)),
+            2 => some.prop_map(|(longest, start, end)| Summary::new(start.min(longest), longest, end.min(longest))),
+        ]
+    }
+
+    /// The lowest run, found by looking at every leaf.
+    fn find_by_leaf(leaves: &[Summary], after: usize, mut run: usize, pages: usize) -> Option<Found> {
+        for (chunk, leaf) in leaves.iter().enumerate().skip(after + 1) {
+            if run + leaf.start() >= pages {
+                return Some(Found::At(PageId(chunk * CHUNK_PAGES - run)));
+            }
+            if leaf.longest() >= pages {
+                return Some(Found::Inside(ChunkId(chunk)));
+            }
+            run = if leaf.start() == CHUNK_PAGES { run + CHUNK_PAGES } else { leaf.end() };
+        }
+        None
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn runs_are_found_as_by_looking_at_each_leaf(
+            changes in prop::collection::vec((any::<prop::sample::Index>(), any_leaf()), 1..120),
+            searches in prop::collection::vec((any::<prop::sample::Index>(), 1..4000usize), 1..12),
+        ) {
+            let books = books();
+            let mut tree = Tree::new(System::Linux, 5000, books.shared().ledger()).unwrap();
+            let mut leaves = vec![Summary::NONE; 4100];
+            for range in GROWN {
+                tree.ensure(range, books.shared().ledger()).unwrap();
+            }
+            let grown: Vec<usize> = GROWN.into_iter().flatten().collect();
+            for (at, leaf) in changes {
+                let chunk = *at.get(&grown);
+                leaves[chunk] = leaf;
+                tree.set_leaf(ChunkId(chunk), leaf);
+                prop_assert_eq!(tree.leaf(ChunkId(chunk)), leaf);
+            }
+            let wrong = tree.first_wrong(0..4100, |chunk| leaves[chunk.0]);
+            prop_assert_eq!(wrong, None);
+            for (at, pages) in searches {
+                let after = *at.get(&grown);
+                let run = leaves[after].end();
+                for pages in [1, pages % 512 + 1, pages] {
+                    let found = tree.find(ChunkId(after), run, Pages(pages));
+                    prop_assert_eq!(found, find_by_leaf(&leaves, after, run, pages), "{} after {}", pages, after);
+                }
+                prop_assert_eq!(tree.stale, None);
+            }
+            prop_assert_eq!(tree.first_wrong(0..4100, |chunk| leaves[chunk.0]), None);
+            // SAFETY: the test is over.
+            unsafe { tree.destroy() };
+        }
+    }
 }
