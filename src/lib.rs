@@ -2,9 +2,18 @@
 //! memory, with exact books by purpose.
 
 pub mod base;
+pub mod block;
+#[cfg(not(loom))]
+pub mod front;
 pub mod os;
 pub mod page;
+pub mod span;
 pub mod stats;
+
+pub use base::{Bytes, Exhausted, Pages, Scarce};
+#[cfg(not(loom))]
+pub use front::{Collected, Config, Fault, Heap, ManualSpan, Misuse, Purpose, SpanHeap};
+pub use stats::Snapshot;
 
 /// Fuzz bodies, which know the crate by its name, are tests of the rooms as well.
 #[cfg(test)]

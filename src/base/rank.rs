@@ -78,6 +78,20 @@ impl<T> Lock<T> {
     }
 }
 
+impl<T> Lock<T> {
+    /// Makes a free lock in memory where the value is already, for values too large to be moved.
+    ///
+    /// # Safety
+    /// `at` is valid for writes, holds a valid value in its place, and nobody else sees it yet.
+    pub unsafe fn init(at: *mut Lock<T>, rank: Rank) {
+        // SAFETY: the caller's promise; the value is left alone.
+        unsafe {
+            (&raw mut (*at).word).write(AtomicU32::new(FREE));
+            (&raw mut (*at).rank).write(rank);
+        }
+    }
+}
+
 impl<T: ?Sized> Lock<T> {
     /// Waits until the lock is free and takes it.
     ///
@@ -105,6 +119,15 @@ impl<T: ?Sized> Lock<T> {
     #[inline]
     pub fn acquire(&self) {
         held::note(self.rank);
+        if self.word.compare_exchange(FREE, HELD, Ordering::Acquire, Ordering::Relaxed).is_err() {
+            self.acquire_slowly();
+        }
+    }
+
+    /// As [`Lock::acquire`], for several locks of one rank at once: `fork` takes those of all mutators. That
+    /// cannot deadlock, since their holders never wait for another of them.
+    pub fn acquire_equal(&self) {
+        held::note_tried(self.rank);
         if self.word.compare_exchange(FREE, HELD, Ordering::Acquire, Ordering::Relaxed).is_err() {
             self.acquire_slowly();
         }

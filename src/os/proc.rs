@@ -96,6 +96,21 @@ pub fn open_for_writing(path: &CStr) -> Result<OwnedFd, SystemError> {
     open(path, OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC)
 }
 
+/// Reads a file from its beginning to its end, piece by piece.
+///
+/// # Errors
+/// What the system answered.
+pub fn read_through(path: &CStr, mut visit: impl FnMut(&[u8])) -> Result<(), SystemError> {
+    let file = open(path, OFlags::RDONLY)?;
+    let mut buffer = [0; 1024];
+    loop {
+        match retry_on_intr(|| rustix::io::read(&file, &mut buffer[..]))? {
+            0 => return Ok(()),
+            got => visit(&buffer[..got]),
+        }
+    }
+}
+
 fn open(path: &CStr, flags: OFlags) -> Result<OwnedFd, SystemError> {
     let mode = Mode::from_raw_mode(0o666);
     Ok(retry_on_intr(|| rustix::fs::open(path, flags | OFlags::CLOEXEC, mode))?)

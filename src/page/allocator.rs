@@ -15,9 +15,9 @@ use super::chunk::Chunk;
 use super::chunks::Chunks;
 use super::release::Grain;
 use super::tree::{Found, Tree};
-use crate::base::{CHUNK_PAGES, ChunkId, PageId, Pages};
+use crate::base::{Address, Bytes, CHUNK_PAGES, ChunkId, PageId, Pages};
 use crate::os::{System, SystemError};
-use crate::stats::Ledger;
+use crate::stats::{Ledger, MetadataKind};
 
 /// Pages that were free and are now in use.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -97,6 +97,12 @@ impl PageAllocator {
             self.tree.destroy();
             self.chunks.destroy();
         }
+    }
+
+    /// Visits the memory of the allocator's own tables: its kind, where it begins and how long it is.
+    pub fn for_each_table(&self, mut visit: impl FnMut(MetadataKind, Address, Bytes)) {
+        self.tree.committed_ranges().for_each(|(at, size)| visit(MetadataKind::PageSummaries, at, size));
+        self.chunks.committed_ranges().for_each(|(at, size)| visit(MetadataKind::PageBitmaps, at, size));
     }
 
     /// Takes `chunks` new chunks into the heap: all their pages are free and released.

@@ -9,7 +9,7 @@
 //! down.
 
 use super::chunk::Chunk;
-use crate::base::ChunkId;
+use crate::base::{Address, Bytes, ChunkId};
 use crate::os::{System, SystemError, Table, Zeroed};
 use crate::stats::{Ledger, MetadataKind};
 use core::ops::Range;
@@ -47,6 +47,11 @@ impl Chunks {
                 Err(error)
             }
         }
+    }
+
+    /// Where the memory behind it lies.
+    pub(super) fn committed_ranges(&self) -> impl Iterator<Item = (Address, Bytes)> {
+        self.bitmaps.committed_ranges().chain(self.marks.committed_ranges())
     }
 
     /// Gives the tables back to the system.

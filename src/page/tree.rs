@@ -21,7 +21,7 @@
 //! Blocks are plain words, for which zero is a value. Giving the table back is left to whoever takes the heap down.
 
 use super::summary::Summary;
-use crate::base::{CHUNK_PAGES, ChunkId, PageId, Pages};
+use crate::base::{Address, Bytes, CHUNK_PAGES, ChunkId, PageId, Pages};
 use crate::os::{System, SystemError, Table, Zeroed};
 use crate::stats::{Ledger, MetadataKind};
 use core::ops::Range;
@@ -90,6 +90,11 @@ impl Tree {
             return Err(error);
         }
         Ok(tree)
+    }
+
+    /// Where the memory behind it lies.
+    pub(super) fn committed_ranges(&self) -> impl Iterator<Item = (Address, Bytes)> {
+        self.blocks.committed_ranges()
     }
 
     /// Gives the table back to the system.

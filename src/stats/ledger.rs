@@ -124,6 +124,19 @@ impl Books {
         Books { shards: Shards::new(), shared: Lock::new(Rank::SharedShard, Shard::new()) }
     }
 
+    /// Makes books in zeroed memory, open: they are too large for a stack.
+    ///
+    /// # Safety
+    /// `at` is zeroed memory for books that nobody else sees yet, where they stay.
+    pub unsafe fn init(at: *mut Books) {
+        // SAFETY: the memory is ours alone, and zeros are a valid shard.
+        unsafe {
+            (&raw mut (*at).shards).write(Shards::new());
+            Lock::init(&raw mut (*at).shared, Rank::SharedShard);
+            (*at).open();
+        }
+    }
+
     /// Links the shared shard.
     ///
     /// # Safety

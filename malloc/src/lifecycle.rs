@@ -1,0 +1,81 @@
+//! What must happen when threads end, when the process forks, and when it exits.
+//!
+//! A thread's end is noticed through a key of the C library's, whose destructors run up to four times over as
+//! long as some of them allocate again; so a thread may come back three times. `fork` runs with every lock of
+//! the heap held: handlers registered early are called late before the fork and early after it, so those of others,
+//! which may allocate, run outside.
+//!
+//! # Safety
+//! The functions are called by the C library, at the times that it documents.
+
+use core::ffi::c_void;
+use core::ptr;
+use core::sync::atomic::{AtomicU64, Ordering};
+use spanheap::front::{process, report};
+
+/// Times that glibc runs the destructors of a thread's keys over (`PTHREAD_DESTRUCTOR_ITERATIONS`), less one.
+const RETURNS: u32 = 3;
+const NO_KEY: u64 = u64::MAX;
+
+static KEY: AtomicU64 = AtomicU64::new(NO_KEY);
+
+/// Called by the loader when it has relocated this library, before the program's own constructors.
+#[used]
+#[unsafe(link_section = ".init_array")]
+static CONSTRUCTOR: extern "C" fn() = construct;
+
+extern "C" fn construct() {
+    make_key();
+    // SAFETY: the handlers are functions of this library, which is never unloaded.
+    unsafe {
+        libc::pthread_atfork(Some(before_fork), Some(after_fork), Some(after_fork_in_child));
+        libc::atexit(at_exit);
+    }
+}
+
+/// Makes the key whose destructor announces a thread's end, once.
+fn make_key() -> Option<libc::pthread_key_t> {
+    let known = KEY.load(Ordering::Acquire);
+    if known != NO_KEY {
+        return Some(known as libc::pthread_key_t);
+    }
+    let mut key = 0;
+    // SAFETY: the destructor is a function of this library.
+    if unsafe { libc::pthread_key_create(&mut key, Some(thread_ends)) } != 0 {
+        return None;
+    }
+    if KEY.compare_exchange(NO_KEY, key.into(), Ordering::AcqRel, Ordering::Acquire).is_err() {
+        // SAFETY: the key was just made, and nobody knows it.
+        unsafe { libc::pthread_key_delete(key) };
+    }
+    process::set_thread_hook(announce, RETURNS);
+    Some(KEY.load(Ordering::Acquire) as libc::pthread_key_t)
+}
+
+/// Sees to it that [`thread_ends`] is called when this thread ends.
+fn announce() -> bool {
+    // SAFETY: any value but null makes the C library call the destructor.
+    make_key().is_some_and(|key| unsafe { libc::pthread_setspecific(key, ptr::dangling()) } == 0)
+}
+
+extern "C" fn thread_ends(_: *mut c_void) {
+    process::thread_ends();
+}
+
+extern "C" fn before_fork() {
+    process::before_fork();
+}
+
+extern "C" fn after_fork() {
+    // SAFETY: the C library calls this after `before_fork`, on the same thread.
+    unsafe { process::after_fork() }
+}
+
+extern "C" fn after_fork_in_child() {
+    // SAFETY: the C library calls this in the child after `before_fork` in the parent, on the same thread.
+    unsafe { process::after_fork_in_child() }
+}
+
+extern "C" fn at_exit() {
+    report::write_at_exit();
+}

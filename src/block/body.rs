@@ -1,0 +1,189 @@
+//! What a block span keeps in its record, and what a free block keeps in itself.
+//!
+//! # Safety
+//! [`BlockSpan`] is plain data behind a raw pointer: whoever uses it is the owner, or holds the lock of an
+//! owner that is parked (see the room's first invariant). Only `owner` is read by others.
+
+use crate::base::class::{SizeClass, TABLE};
+use crate::base::sync::{AtomicU32, Ordering};
+use crate::span::{NewSpan, SpanId, record};
+
+/// A block that nobody uses. The smallest block is as large.
+#[repr(C)]
+pub struct FreeBlock {
+    /// The next free block of the same list.
+    pub next: *mut FreeBlock,
+    /// The heap's key; zero in a block in use, until its holder writes there.
+    pub key: usize,
+}
+
+/// Where a block span stands; the room's essay has the picture.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Phase {
+    /// Not a span of blocks.
+    None = 0,
+    /// Its cache allocates from it.
+    Current,
+    /// It has blocks to give and waits in its cache's list.
+    Listed,
+    /// It had no block to give when last looked at.
+    Full,
+    /// The span of one large block.
+    Large,
+}
+
+/// A block span's part of the span record: one cache line.
+#[repr(C, align(64))]
+pub struct BlockSpan {
+    /// The mutator that allocates from the span; 0 for none, [`LARGE`] for a block with a span to itself.
+    pub owner: AtomicU32,
+    /// Frees until the span wants attention.
+    pub trip: u32,
+    /// The class's divisibility constant; 0 lets no pointer pass.
+    pub magic: u32,
+    /// The low half of the span's distance from the region's base.
+    pub start: u32,
+    /// Blocks to give.
+    pub free: *mut FreeBlock,
+    /// Blocks that came back since the last entry in the books.
+    pub frees: u64,
+    /// Bytes of a block.
+    pub size: u32,
+    /// Blocks that fit.
+    pub blocks: u32,
+    /// Blocks that were ever given or put into `free`; those behind were never touched.
+    pub carved: u32,
+    /// The size class.
+    pub class: SizeClass,
+    /// Where the span stands.
+    pub phase: Phase,
+    /// Everything behind the carved blocks reads as zero and is not resident.
+    pub fresh: bool,
+    /// The owner's cache that the span belongs to.
+    pub cache: *mut super::BlockCache,
+    /// Blocks in use at the last entry in the books.
+    pub posted: u32,
+}
+
+// SAFETY: one line, aligned to it, and all zeros are "no block span".
+unsafe impl record::Body for BlockSpan {}
+
+/// The owner of every large block: anyone may free it, at once.
+pub const LARGE: u32 = u32::MAX;
+
+/// Bytes of blocks that are carved at once: one system page, so that memory is touched as it is needed.
+const CARVE: usize = 4096;
+
+impl BlockSpan {
+    /// The span that has no block to give: every bin starts with it.
+    pub const fn empty() -> BlockSpan {
+        BlockSpan {
+            #[cfg(not(loom))]
+            owner: AtomicU32::new(0),
+            #[cfg(loom)]
+            // SAFETY: loom builds run models of single structures only and never look at this one.
+            owner: unsafe { core::mem::zeroed() },
+            trip: 0,
+            magic: 0,
+            start: 0,
+            free: core::ptr::null_mut(),
+            frees: 0,
+            size: 0,
+            blocks: 0,
+            carved: 0,
+            class: SizeClass(0),
+            phase: Phase::None,
+            fresh: false,
+            cache: core::ptr::null_mut(),
+            posted: 0,
+        }
+    }
+
+    /// Sets up a span that was just allocated.
+    ///
+    /// # Safety
+    /// The caller holds the span, which has the class's length.
+    pub unsafe fn open(
+        new: &NewSpan<'_>,
+        class: SizeClass,
+        owner: u32,
+        cache: *mut super::BlockCache,
+    ) -> *mut BlockSpan {
+        let row = &TABLE[class.0 as usize];
+        let body = new.span.body::<BlockSpan>();
+        // SAFETY: the caller holds the span and so its body; readers of `owner` see either none or this one.
+        unsafe {
+            (*body).magic = row.magic;
+            (*body).start = new.page.offset() as u32;
+            (*body).size = row.size;
+            (*body).blocks = row.blocks;
+            (*body).class = class;
+            (*body).phase = Phase::Current;
+            (*body).fresh = new.fresh;
+            (*body).cache = cache;
+            (*body).owner.store(owner, Ordering::Release);
+        }
+        body
+    }
+
+    /// Frees that bring a full span back into its cache's list.
+    pub fn full_trip(&self) -> u32 {
+        (self.blocks / 8).max(1)
+    }
+
+    /// Blocks in use.
+    pub fn used(&self) -> u32 {
+        match self.phase {
+            Phase::Full => self.blocks - (self.full_trip() - self.trip),
+            _ => self.trip,
+        }
+    }
+
+    /// Whether the byte at `offset` from the region's base begins a block.
+    #[inline(always)]
+    pub fn begins_block(&self, offset: usize) -> bool {
+        (offset as u32).wrapping_sub(self.start).wrapping_mul(self.magic) < self.magic
+    }
+
+    /// Whether the block at `offset` from the region's base was ever carved.
+    pub fn is_carved(&self, offset: usize) -> bool {
+        self.size != 0 && (offset as u32).wrapping_sub(self.start) / self.size < self.carved
+    }
+
+    /// Cuts more blocks off the untouched end: one where blocks are large, else a system page of them.
+    /// Returns the first; the others are in `free`, which was empty.
+    ///
+    /// # Safety
+    /// `memory` is the span's first byte, and the caller is its owner.
+    pub unsafe fn carve(&mut self, memory: *mut u8, key: usize) -> *mut FreeBlock {
+        let size = self.size as usize;
+        let count = (CARVE / size).clamp(1, (self.blocks - self.carved) as usize);
+        // SAFETY: blocks from `carved` to `blocks` lie in the span, and nobody has them.
+        unsafe {
+            let first = memory.add(self.carved as usize * size);
+            let mut next = core::ptr::null_mut();
+            for i in (1..count).rev() {
+                let block = first.add(i * size).cast::<FreeBlock>();
+                block.write(FreeBlock { next, key });
+                next = block;
+            }
+            self.free = next;
+            self.carved += count as u32;
+            if !self.fresh {
+                // What lay here before may have left the key behind.
+                (*first.cast::<FreeBlock>()).key = 0;
+            }
+            first.cast()
+        }
+    }
+}
+
+/// The record that a body is part of; its number follows from the address.
+///
+/// # Safety
+/// `body` lies in the table of records that starts at `records`.
+pub unsafe fn id_of(body: *const BlockSpan, records: *const crate::span::Span) -> SpanId {
+    // SAFETY: the body is the first field of its record, by `repr(C)`, so both point into one table.
+    SpanId(unsafe { body.cast::<crate::span::Span>().offset_from_unsigned(records) } as u32)
+}

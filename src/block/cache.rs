@@ -1,0 +1,528 @@
+//! One owner's blocks of one purpose: the fast paths, and the steps of the slow ones.
+//!
+//! # Safety
+//! A cache is used through a raw pointer by its owner's thread alone, or, while its owner is parked, by
+//! whoever holds the owner's lock. The same holds for the block spans whose `cache` it is. Functions here
+//! are unsafe for that reason and add their own where there is more.
+
+use super::body::{BlockSpan, FreeBlock, Phase, id_of};
+use super::central::BlockCentral;
+use crate::base::class::{CLASSES, MAX_DIRECT, MAX_SMALL, SizeClass};
+use crate::base::sync::{AtomicU32, Ordering};
+use crate::base::{PAGE_SHIFT, PAGE_SIZE, Pages, PurposeId};
+use crate::os::Zeroed;
+use crate::span::{Ground, NewSpan, Span, SpanCache, SpanId};
+use crate::stats::ClassEvent;
+use core::ptr;
+
+/// Entries of the table of small sizes, in steps of 16 bytes from 0 to [`MAX_DIRECT`].
+const DIRECT: usize = MAX_DIRECT / 16 + 1;
+
+/// A class's spans that have blocks to give.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Bin {
+    /// The span that is allocated from, or the empty one.
+    current: *mut BlockSpan,
+    /// The first of those in line.
+    first: SpanId,
+}
+
+/// The cache. What every fast path reads comes first, in one cache line.
+#[repr(C, align(64))]
+pub struct BlockCache {
+    /// The region's base.
+    region: usize,
+    /// Bytes of the region that existed when this was last looked at.
+    limit: usize,
+    map: *const AtomicU32,
+    records: *const Span,
+    key: usize,
+    owner: u32,
+    purpose: PurposeId,
+    direct: [*mut BlockSpan; DIRECT],
+    bins: [Bin; CLASSES],
+}
+
+// SAFETY: zeros are not a cache, but memory for one: `init` comes before use.
+unsafe impl Zeroed for BlockCache {}
+// SAFETY: the empty cache is never written, and others are used as the head of this file says.
+unsafe impl Sync for BlockCache {}
+
+/// What the slow path works with: the ground, the owner's spans, and the other owners.
+pub struct Work<'a> {
+    /// Spans, meters and books.
+    pub ground: Ground<'a>,
+    /// The owner's pages and records.
+    pub spans: &'a mut SpanCache,
+    /// Everyone's remote lists.
+    pub central: &'a BlockCentral,
+}
+
+/// A block that was just taken.
+#[derive(Clone, Copy)]
+pub struct Block {
+    /// Its first byte.
+    pub pointer: *mut u8,
+    /// Whether it reads as zeros.
+    pub zero: bool,
+}
+
+/// What became of a pointer handed to [`BlockCache::free`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Freed {
+    /// It is free.
+    Done,
+    /// It is free, and the span wants [`BlockCache::attend`].
+    Tripped(*mut BlockSpan),
+    /// Not a block of this owner's that is in use: the slow path finds out what it is.
+    Other,
+}
+
+struct Shared(BlockSpan);
+// SAFETY: the empty span is never written: no block of it can be taken or freed.
+unsafe impl Sync for Shared {}
+#[cfg(not(loom))]
+static EMPTY: Shared = Shared(BlockSpan::empty());
+
+fn empty_span() -> *mut BlockSpan {
+    #[cfg(not(loom))]
+    return (&raw const EMPTY.0).cast_mut();
+    #[cfg(loom)]
+    unreachable!("caches are not modelled")
+}
+
+impl BlockCache {
+    /// The cache of nobody: every allocation and every free takes the slow path. A thread starts with it.
+    #[cfg(not(loom))]
+    pub const fn empty() -> BlockCache {
+        let empty = (&raw const EMPTY.0).cast_mut();
+        BlockCache {
+            region: 0,
+            limit: 0,
+            map: ptr::null(),
+            records: ptr::null(),
+            key: 0,
+            owner: 0,
+            purpose: PurposeId(0),
+            direct: [empty; DIRECT],
+            bins: [Bin { current: empty, first: SpanId::NONE }; CLASSES],
+        }
+    }
+
+    /// Makes a cache in zeroed memory.
+    ///
+    /// # Safety
+    /// `at` is memory for a cache that nobody uses.
+    pub unsafe fn init(at: *mut BlockCache, ground: Ground<'_>, owner: u32, purpose: PurposeId, key: usize) {
+        let heap = ground.heap;
+        // SAFETY: the memory is ours alone.
+        unsafe {
+            (*at).region = heap.region().base().0;
+            (*at).limit = heap.region().committed().0;
+            (*at).map = heap.map().as_ptr();
+            (*at).records = heap.records();
+            (*at).key = key;
+            (*at).owner = owner;
+            (*at).purpose = purpose;
+            (*at).direct = [empty_span(); DIRECT];
+            (*at).bins = [Bin { current: empty_span(), first: SpanId::NONE }; CLASSES];
+        }
+    }
+
+    /// The owner's number; 0 for the empty cache.
+    #[inline(always)]
+    pub fn owner(&self) -> u32 {
+        self.owner
+    }
+
+    /// What the cache's blocks are for.
+    #[inline(always)]
+    pub fn purpose(&self) -> PurposeId {
+        self.purpose
+    }
+
+    /// Looks again how far the region reaches.
+    pub fn refresh(&mut self, ground: Ground<'_>) {
+        self.limit = ground.heap.region().committed().0;
+    }
+
+    /// Takes a block of at least `size` bytes, or null when [`BlockCache::allocate_medium`] or the slow path must.
+    ///
+    /// # Safety
+    /// See the head of this file.
+    #[inline(always)]
+    pub unsafe fn allocate(this: *mut BlockCache, size: usize) -> *mut u8 {
+        if size > MAX_DIRECT {
+            return ptr::null_mut();
+        }
+        // SAFETY: the owner's thread uses its own cache and spans; the table covers all sizes up to here.
+        unsafe { pop(*(*this).direct.get_unchecked((size + 15) >> 4)).cast() }
+    }
+
+    /// As [`BlockCache::allocate`], for sizes beyond the table: their class is computed.
+    ///
+    /// # Safety
+    /// See the head of this file.
+    #[inline]
+    pub unsafe fn allocate_medium(this: *mut BlockCache, size: usize) -> *mut u8 {
+        if size <= MAX_DIRECT || size > MAX_SMALL {
+            return ptr::null_mut();
+        }
+        // SAFETY: the owner's thread uses its own cache and spans.
+        unsafe { pop((*this).bins[SizeClass::of_small(size).0 as usize].current).cast() }
+    }
+
+    /// Frees a block, if it is in use and of this owner's; the pointer may be anything.
+    ///
+    /// # Safety
+    /// See the head of this file. If the pointer is a block's, the caller gives that block up.
+    #[inline(always)]
+    pub unsafe fn free(this: *mut BlockCache, pointer: *mut u8) -> Freed {
+        // SAFETY: a page below `limit` has a map entry, and whatever number that holds has a record; only if
+        // the record names this owner is anything else of it touched, and then the owner's thread is us.
+        unsafe {
+            let offset = pointer.addr().wrapping_sub((*this).region);
+            if offset >= (*this).limit {
+                return Freed::Other;
+            }
+            let id = (*(*this).map.add(offset >> PAGE_SHIFT)).load(Ordering::Relaxed);
+            let span = (*this).records.add(id as usize).cast::<BlockSpan>().cast_mut();
+            if (*span).owner.load(Ordering::Relaxed) != (*this).owner || !(*span).begins_block(offset) {
+                return Freed::Other;
+            }
+            let block = pointer.cast::<FreeBlock>();
+            if (*block).key == (*this).key {
+                return Freed::Other;
+            }
+            (*block).key = (*this).key;
+            if push(span, block) { Freed::Tripped(span) } else { Freed::Done }
+        }
+    }
+
+    /// Takes a block where [`BlockCache::allocate`] found none: carves, or goes on to the next span in line.
+    /// `None` when the cache has no more: the caller then drains, adopts or installs a span.
+    ///
+    /// # Safety
+    /// See the head of this file.
+    pub unsafe fn take(this: *mut BlockCache, work: &mut Work<'_>, class: SizeClass) -> Option<Block> {
+        // SAFETY: the owner's thread uses its own cache and spans.
+        unsafe {
+            loop {
+                let span = (*this).bins[class.0 as usize].current;
+                let block = pop(span);
+                if !block.is_null() {
+                    return Some(Block { pointer: block.cast(), zero: false });
+                }
+                if (*span).carved < (*span).blocks {
+                    return Some((*this).carve(work, span));
+                }
+                if (*span).phase == Phase::Current {
+                    post(work, span);
+                    (*span).phase = Phase::Full;
+                    (*span).trip = (*span).full_trip();
+                }
+                let next = (*this).unlist_first(class);
+                (*this).set_current(class, next);
+                if next == empty_span() {
+                    return None;
+                }
+                (*next).phase = Phase::Current;
+            }
+        }
+    }
+
+    unsafe fn carve(&mut self, work: &Work<'_>, span: *mut BlockSpan) -> Block {
+        // SAFETY: the span is the owner's current one and has untouched blocks left.
+        unsafe {
+            let record = &*span.cast::<Span>();
+            let memory = work.ground.heap.region().page_pointer(record.page());
+            let block = (*span).carve(memory, self.key);
+            (*span).trip += 1;
+            Block { pointer: block.cast(), zero: (*span).fresh }
+        }
+    }
+
+    /// Makes a fresh span of the class's length the current one. There is none to give way.
+    ///
+    /// # Safety
+    /// See the head of this file; the caller holds the span and gives it to the cache.
+    pub unsafe fn install(this: *mut BlockCache, new: &NewSpan<'_>, class: SizeClass) {
+        // SAFETY: the span is handed over, and the cache is the owner's.
+        unsafe {
+            let span = BlockSpan::open(new, class, (*this).owner, this);
+            (*this).set_current(class, span);
+        }
+    }
+
+    /// Gives a tripped span its due: a full one is listed again, an empty one is freed unless it is current.
+    ///
+    /// # Safety
+    /// See the head of this file; the span belongs to a cache of the same owner.
+    pub unsafe fn attend(work: &mut Work<'_>, span: *mut BlockSpan) {
+        // SAFETY: the owner's thread uses its own spans.
+        unsafe {
+            debug_assert_eq!((*span).trip, 0);
+            let cache = &mut *(*span).cache;
+            match (*span).phase {
+                Phase::Full => {
+                    (*span).trip = (*span).blocks - (*span).full_trip();
+                    (*span).phase = Phase::Listed;
+                    cache.list(work, span);
+                    if (*span).trip == 0 {
+                        BlockCache::attend(work, span);
+                    }
+                }
+                Phase::Listed => {
+                    cache.unlist(work, span);
+                    cache.discard(work, span);
+                }
+                Phase::Current => {}
+                Phase::None | Phase::Large => debug_assert!(false, "a span without blocks tripped"),
+            }
+        }
+    }
+
+    /// Puts back what others have freed, and hands on what belongs to somebody else by now.
+    ///
+    /// # Safety
+    /// See the head of this file; `blocks` was taken from the remote list of the owner `owner`.
+    pub unsafe fn put_back(work: &mut Work<'_>, owner: u32, mut blocks: *mut FreeBlock) {
+        while !blocks.is_null() {
+            let block = blocks;
+            // SAFETY: the blocks were taken from a list and are ours to put back; each lies in a block span
+            // that is not freed before they are.
+            unsafe {
+                blocks = (*block).next;
+                let span = body_of(work, block.cast());
+                let now = (*span).owner.load(Ordering::Relaxed);
+                if now != owner {
+                    work.central.list(now).push(block);
+                } else if push(span, block) {
+                    BlockCache::attend(work, span);
+                }
+            }
+        }
+    }
+
+    /// Takes a span with blocks to give away from this cache, for another owner. Those behind it stay.
+    ///
+    /// # Safety
+    /// See the head of this file; this cache's owner is parked and the caller holds its lock.
+    pub unsafe fn surrender_listed(this: *mut BlockCache, class: SizeClass) -> Option<*mut BlockSpan> {
+        // SAFETY: the lock of the parked owner is held.
+        let span = unsafe { (*this).unlist_first(class) };
+        (span != empty_span()).then_some(span)
+    }
+
+    /// Takes a given span away from its cache, for another owner, whatever its phase.
+    ///
+    /// # Safety
+    /// See the head of this file; the span's owner is parked and the caller holds its lock.
+    pub unsafe fn surrender(work: &Work<'_>, span: *mut BlockSpan) {
+        // SAFETY: the lock of the parked owner is held.
+        unsafe {
+            debug_assert_ne!((*span).phase, Phase::Current, "a parked cache has no current span");
+            if (*span).phase == Phase::Listed {
+                (*(*span).cache).unlist(work, span);
+            }
+        }
+    }
+
+    /// Takes in a span that its owner surrendered.
+    ///
+    /// # Safety
+    /// See the head of this file; the span is in no list, and the caller holds its former owner's lock.
+    pub unsafe fn adopt(this: *mut BlockCache, work: &Work<'_>, span: *mut BlockSpan) {
+        // SAFETY: the span is handed over; from the store on, frees by others go to the new owner.
+        unsafe {
+            (*span).cache = this;
+            (*span).owner.store((*this).owner, Ordering::Release);
+            if (*span).phase != Phase::Full {
+                (*span).phase = Phase::Listed;
+                (*this).list(work, span);
+            }
+        }
+    }
+
+    /// Makes all entries in the books that are due, and leaves no span current: those without blocks in use
+    /// are freed, the others listed. Called when the owner's thread ends, or to give memory back.
+    ///
+    /// # Safety
+    /// See the head of this file.
+    pub unsafe fn retire_current(this: *mut BlockCache, work: &mut Work<'_>) {
+        for class in SizeClass::all() {
+            // SAFETY: the owner's thread uses its own cache and spans.
+            unsafe {
+                let span = (*this).bins[class.0 as usize].current;
+                if span == empty_span() {
+                    continue;
+                }
+                (*this).set_current(class, empty_span());
+                if (*span).trip == 0 {
+                    (*this).discard(work, span);
+                } else {
+                    post(work, span);
+                    (*span).phase = Phase::Listed;
+                    (*this).list(work, span);
+                }
+            }
+        }
+    }
+
+    /// Makes the entries in the books that are due for the spans that have blocks to give.
+    ///
+    /// # Safety
+    /// See the head of this file.
+    pub unsafe fn post_events(this: *mut BlockCache, work: &Work<'_>) {
+        for class in SizeClass::all() {
+            // SAFETY: the owner's thread uses its own cache and spans.
+            unsafe {
+                let bin = (*this).bins[class.0 as usize];
+                if bin.current != empty_span() {
+                    post(work, bin.current);
+                }
+                let mut at = bin.first;
+                while let Some(id) = at.some() {
+                    let span = work.ground.heap.span(id).expect("listed spans have records");
+                    post(work, span.body());
+                    at = SpanId(span.links().after);
+                }
+            }
+        }
+    }
+
+    fn set_current(&mut self, class: SizeClass, span: *mut BlockSpan) {
+        self.bins[class.0 as usize].current = span;
+        // Every small size whose class this is: the table is indexed by granules, rounded up.
+        let largest = class.size() / 16;
+        let smallest = if class.0 == 0 { 0 } else { SizeClass(class.0 - 1).size() / 16 + 1 };
+        if smallest < DIRECT {
+            self.direct[smallest..=largest.min(DIRECT - 1)].fill(span);
+        }
+    }
+
+    /// Frees an empty span that is in no list and not current.
+    unsafe fn discard(&mut self, work: &mut Work<'_>, span: *mut BlockSpan) {
+        // SAFETY: the span is the owner's, has no block in use, and nobody else knows it.
+        unsafe {
+            post(work, span);
+            let record = &*span.cast::<Span>();
+            let touched = ((*span).carved as usize * (*span).size as usize).div_ceil(PAGE_SIZE);
+            let untouched = if (*span).fresh { Pages(record.pages().0 - touched) } else { Pages(0) };
+            let id = id_of(span, self.records);
+            work.ground.free(work.spans, id, untouched);
+        }
+    }
+
+    /// Puts a span at the head of its class's line. The spans there have just had an eighth of their blocks
+    /// back; those further behind had time to become empty.
+    unsafe fn list(&mut self, work: &Work<'_>, span: *mut BlockSpan) {
+        let bin = &mut self.bins[unsafe { (*span).class.0 } as usize];
+        // SAFETY: the list belongs to this cache, and the span is in none.
+        unsafe {
+            let id = id_of(span, self.records);
+            let links = (*span.cast::<Span>()).links();
+            (links.before, links.after) = (0, bin.first.0);
+            if let Some(after) = bin.first.some() {
+                links_of(work, after).before = id.0;
+            }
+            bin.first = id;
+        }
+    }
+
+    unsafe fn unlist(&mut self, work: &Work<'_>, span: *mut BlockSpan) {
+        let bin = &mut self.bins[unsafe { (*span).class.0 } as usize];
+        // SAFETY: the list belongs to this cache, and the span is in it.
+        unsafe {
+            let links = *(*span.cast::<Span>()).links();
+            match SpanId(links.before).some() {
+                Some(before) => links_of(work, before).after = links.after,
+                None => bin.first = SpanId(links.after),
+            }
+            if let Some(after) = SpanId(links.after).some() {
+                links_of(work, after).before = links.before;
+            }
+        }
+    }
+
+    unsafe fn unlist_first(&mut self, class: SizeClass) -> *mut BlockSpan {
+        let bin = &mut self.bins[class.0 as usize];
+        let Some(first) = bin.first.some() else { return empty_span() };
+        // SAFETY: the list belongs to this cache; its spans have records.
+        unsafe {
+            let record = &*self.records.add(first.0 as usize);
+            bin.first = SpanId(record.links().after);
+            if let Some(next) = bin.first.some() {
+                (*self.records.add(next.0 as usize)).links().before = 0;
+            }
+            record.body()
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn pop(span: *mut BlockSpan) -> *mut FreeBlock {
+    // SAFETY: the caller is the span's owner, or the span is the empty one, which has no block and is not
+    // written.
+    unsafe {
+        let block = (*span).free;
+        if !block.is_null() {
+            (*span).free = (*block).next;
+            (*span).trip += 1;
+            (*block).key = 0;
+        }
+        block
+    }
+}
+
+/// Puts a block back that carries the key. Returns whether the span tripped.
+#[inline(always)]
+unsafe fn push(span: *mut BlockSpan, block: *mut FreeBlock) -> bool {
+    // SAFETY: the caller is the span's owner and has the right to free the block.
+    unsafe {
+        (*block).next = (*span).free;
+        (*span).free = block;
+        (*span).frees += 1;
+        (*span).trip -= 1;
+        (*span).trip == 0
+    }
+}
+
+/// Enters in the books what happened to the span's blocks since the last time.
+unsafe fn post(work: &Work<'_>, span: *mut BlockSpan) {
+    // SAFETY: the caller is the span's owner.
+    unsafe {
+        let (used, freed) = ((*span).used(), (*span).frees);
+        let allocated = (u64::from(used) + freed) - u64::from((*span).posted);
+        if allocated == 0 && freed == 0 {
+            return;
+        }
+        let row = (*span).class.0 as usize;
+        work.ground.ledger.post(|entry| {
+            entry.class(row, ClassEvent::Allocated, allocated);
+            entry.class(row, ClassEvent::Freed, freed);
+        });
+        ((*span).posted, (*span).frees) = (used, 0);
+    }
+}
+
+/// The body of the span that holds a block.
+///
+/// # Safety
+/// The pointer lies in a span in use.
+unsafe fn body_of(work: &Work<'_>, pointer: *mut u8) -> *mut BlockSpan {
+    let heap = work.ground.heap;
+    let page = (pointer.addr() - heap.region().base().0) >> PAGE_SHIFT;
+    // SAFETY: the caller's promise: the page has an entry, and that a record.
+    unsafe {
+        let id = (*heap.map().as_ptr().add(page)).load(Ordering::Relaxed);
+        (*heap.records().add(id as usize)).body()
+    }
+}
+
+#[allow(clippy::mut_from_ref)]
+unsafe fn links_of<'a>(work: &'a Work<'_>, id: SpanId) -> &'a mut crate::span::record::Links {
+    // SAFETY: the caller holds the list that the span is in.
+    unsafe { work.ground.heap.span(id).expect("listed spans have records").links() }
+}

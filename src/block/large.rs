@@ -1,0 +1,95 @@
+//! Blocks that have a span to themselves: those above 32 KiB, and those that want more alignment than a page.
+//!
+//! Anyone may free one, at once: it belongs to no owner. The word that names the owner elsewhere says
+//! [`LARGE`] here, and whoever exchanges it for zero has freed the block; a second thread that
+//! tries finds it gone.
+//!
+//! # Safety
+//! A large block's body is written by whoever allocates it, before anyone else knows the pointer; afterwards
+//! only `owner` changes, atomically.
+
+use super::body::{BlockSpan, LARGE, Phase};
+use super::cache::{Block, Work};
+use crate::base::class::CLASSES;
+use crate::base::sync::Ordering;
+use crate::base::{Bytes, Exhausted, PAGE_SIZE, Pages, PurposeId};
+use crate::span::{Request, Span, SpanId};
+use crate::stats::ClassEvent;
+
+/// Why a large block was not freed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LargeFault {
+    /// The pointer is inside the block.
+    Interior,
+    /// Somebody else has freed it.
+    Double,
+}
+
+/// Allocates a block of `size` bytes at a multiple of `align`, a power of two.
+///
+/// # Errors
+/// As for the span.
+pub fn allocate(
+    work: &mut Work<'_>,
+    purpose: PurposeId,
+    size: usize,
+    align: usize,
+) -> Result<Block, Exhausted> {
+    let request = Request {
+        purpose,
+        pages: Bytes(size).pages_ceil().max(Pages(1)),
+        align: Pages((align / PAGE_SIZE).max(1)),
+    };
+    let new = work.ground.allocate(work.spans, request)?;
+    let body = new.span.body::<BlockSpan>();
+    // SAFETY: the span is this thread's, and nobody has its address yet.
+    unsafe {
+        (*body).phase = Phase::Large;
+        (*body).owner.store(LARGE, Ordering::Release);
+    }
+    work.ground.ledger.post(|entry| entry.class(CLASSES, ClassEvent::Allocated, 1));
+    Ok(Block { pointer: work.ground.heap.region().page_pointer(new.page), zero: new.fresh })
+}
+
+/// Frees the large block of a span.
+///
+/// # Errors
+/// [`LargeFault`] when the pointer is not the block's, or somebody else was faster.
+///
+/// # Safety
+/// The caller gives the block up if the pointer is the block's.
+pub unsafe fn free(work: &mut Work<'_>, id: SpanId, span: &Span, pointer: *mut u8) -> Result<(), LargeFault> {
+    if work.ground.heap.region().page_pointer(span.page()) != pointer {
+        return Err(LargeFault::Interior);
+    }
+    let body = span.body::<BlockSpan>();
+    // SAFETY: `owner` is atomic, and the record stays a record.
+    let claim = unsafe { (*body).owner.compare_exchange(LARGE, 0, Ordering::AcqRel, Ordering::Relaxed) };
+    if claim.is_err() {
+        return Err(LargeFault::Double);
+    }
+    work.ground.ledger.post(|entry| entry.class(CLASSES, ClassEvent::Freed, 1));
+    // SAFETY: this thread alone has claimed the block, and its holder gave it up. Which of its pages were
+    // touched is not known, so all count as kept.
+    unsafe { work.ground.free(work.spans, id, Pages(0)) };
+    Ok(())
+}
+
+/// Makes a large block as long as `size` bytes need, where it stands. Returns whether it could.
+///
+/// # Safety
+/// The caller holds the block, and gives up what lies behind `size`.
+pub unsafe fn resize(work: &mut Work<'_>, id: SpanId, span: &Span, size: usize) -> bool {
+    let (now, wanted) = (span.pages(), Bytes(size).pages_ceil().max(Pages(1)));
+    // SAFETY: the caller holds the block and so the span.
+    unsafe {
+        if wanted > now {
+            work.ground.grow_in_place(id, wanted - now).is_some()
+        } else {
+            if wanted < now {
+                work.ground.shrink_in_place(id, now - wanted);
+            }
+            true
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! Explicitly freed blocks, cut from manual spans of any purpose; freed from any thread.
+//!
+//! A *block span* holds blocks of one size class and belongs to one *owner*, a mutator. Only the owner takes
+//! blocks from it and puts blocks back, so neither needs an atomic operation:
+//!
+//! ```text
+//!   owner's BlockCache, one a purpose           a block span
+//!   ┌───────────────────────────────┐           ┌──────────────────────────────┐
+//!   │ direct[size/16] ─┐            │   ┌──────▶│ free ─▶ block ─▶ block ─▶ ∅  │
+//!   │ bins[class]: current ─────────┼───┘       │ carved: blocks below are cut │
+//!   │              listed ─▶ span ─▶ span       │ trip: frees until attention  │
+//!   └───────────────────────────────┘           └──────────────────────────────┘
+//! ```
+//!
+//! Anyone else who frees a block pushes it onto the owner's *remote list* with one compare-and-swap; the owner
+//! takes the whole list with one exchange when it next runs out of blocks.
+//!
+//! ## States of a block span
+//!
+//! ```text
+//!                 blocks run out               an eighth came back
+//!   Current ───────────────────────▶ Full ─────────────────────────▶ Listed
+//!      ▲                                                               │ │
+//!      └───────────────────────────────────────────────────────────────┘ └──▶ freed, when its last
+//!                           is next in line                                   block comes back
+//! ```
+//!
+//! `trip` counts down with every free and up with every allocation, and a free that brings it to zero looks at
+//! the state. In `Current` and `Listed` it is the number of blocks in use, so zero means empty. In `Full` it is
+//! set to an eighth of the blocks: a full span is not worth listing for one free block, since the next
+//! allocation would take that and find the span full again. That costs at most an eighth of its memory.
+//!
+//! 1. Only the owner touches `free`, `trip`, `carved` and the lists; a parked mutator's spans are touched by
+//!    whoever holds that mutator's lock.
+//! 2. `owner` changes only under the lock of the mutator that it names. Whoever reads an old owner pushes to
+//!    that one's remote list, and who drains that list hands the block on: no block is lost.
+//! 3. A block in a remote list counts as in use, so its span is neither empty nor freed.
+//! 4. Every free block carries the heap's key in its second word, and no block in use does: a second free finds
+//!    it there.
+//!
+//! A block larger than [`MAX_SMALL`](crate::base::class::MAX_SMALL) has a span to itself.
+//!
+//! The room does not know threads, nor where a mutator keeps its caches: the slow path's loop, which drains,
+//! adopts and asks for spans, stands in `front`.
+//! (The free list a span is Leijen's, "Mimalloc: free list sharding in action", 2019; the message list an owner
+//! is snmalloc's. Go has no counterpart.)
+
+pub mod body;
+pub mod cache;
+pub mod central;
+pub mod large;
+
+pub use body::{BlockSpan, FreeBlock};
+pub use cache::{BlockCache, Work};
+pub use central::{BlockCentral, RemoteList};
+pub use large::LargeFault;
+
+#[cfg(all(test, not(loom)))]
+mod tests;

@@ -1,0 +1,166 @@
+//! Configuration: what a heap is made with, and how a program's environment says it.
+//!
+//! `SPANHEAP_CONF=key:value,…` and `SPANHEAP_MEMORY_LIMIT=512MiB|off`. A key or value that is not understood costs
+//! one line on standard error, which names it and what would be right; the default holds then. Nothing
+//! here ever stops somebody's program.
+
+use crate::base::Bytes;
+use core::fmt;
+
+/// What a heap is made with.
+#[derive(Clone, Copy, Debug)]
+pub struct Config {
+    /// Address space to reserve. Where the system refuses, half of it is tried, and so on.
+    pub reserve: Bytes,
+    /// The least address space to be content with.
+    pub least: Bytes,
+    /// The most memory that the heap may commit, metadata included.
+    pub limit: Option<Bytes>,
+    /// What to do about pointers that are not what they should be. Only the C door and the global allocator
+    /// look at it: elsewhere misuse is returned or panics.
+    pub misuse: OnMisuse,
+}
+
+/// What a door does about misuse, once it has said so on standard error.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum OnMisuse {
+    /// Stops the program: its memory is not what it believes.
+    Abort,
+    /// Goes on as if the call had not been made.
+    Report,
+}
+
+/// What was not understood.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ConfigError<'a> {
+    /// The variable.
+    pub variable: &'static str,
+    /// The part of it that was not understood.
+    pub text: &'a str,
+    /// What would have been.
+    pub valid: &'static str,
+}
+
+/// The variable with options.
+pub const CONF: &str = "SPANHEAP_CONF";
+/// The variable with the limit on committed memory.
+pub const MEMORY_LIMIT: &str = "SPANHEAP_MEMORY_LIMIT";
+/// The least address space that makes a heap.
+pub const LEAST_RESERVE: Bytes = Bytes::mib(64);
+
+const KEYS: &str = "keys: reserve:SIZE, limit:SIZE|off, misuse:abort|report";
+const SIZES: &str = "a size: a number and B, KiB, MiB, GiB or TiB";
+const LIMITS: &str = "a limit: a number and B, KiB, MiB, GiB or TiB, or off";
+
+impl Config {
+    /// The defaults: 1 TiB of address space, no limit, stop on misuse.
+    pub const fn new() -> Config {
+        Config { reserve: Bytes::gib(1024), least: LEAST_RESERVE, limit: None, misuse: OnMisuse::Abort }
+    }
+
+    /// Takes in what `SPANHEAP_CONF` says; `complain` hears of what was not understood.
+    pub fn read_conf<'a>(&mut self, text: &'a str, mut complain: impl FnMut(ConfigError<'a>)) {
+        for text in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+            if let Err(valid) = self.set(text) {
+                complain(ConfigError { variable: CONF, text, valid });
+            }
+        }
+    }
+
+    /// Takes in what `SPANHEAP_MEMORY_LIMIT` says; `complain` hears if it was not understood.
+    pub fn read_limit<'a>(&mut self, text: &'a str, mut complain: impl FnMut(ConfigError<'a>)) {
+        match limit(text) {
+            Ok(limit) => self.limit = limit,
+            Err(valid) => complain(ConfigError { variable: MEMORY_LIMIT, text, valid }),
+        }
+    }
+
+    fn set(&mut self, option: &str) -> Result<(), &'static str> {
+        let (key, value) = option.split_once(':').ok_or(KEYS)?;
+        match (key.trim(), value.trim()) {
+            ("reserve", value) => {
+                let reserve = size(value).ok_or(SIZES)?;
+                if reserve < LEAST_RESERVE {
+                    return Err("reserve: at least 64MiB");
+                }
+                self.reserve = reserve;
+            }
+            ("limit", value) => self.limit = limit(value)?,
+            ("misuse", "abort") => self.misuse = OnMisuse::Abort,
+            ("misuse", "report") => self.misuse = OnMisuse::Report,
+            ("misuse", _) => return Err("misuse:abort or misuse:report"),
+            _ => return Err(KEYS),
+        }
+        Ok(())
+    }
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config::new()
+    }
+}
+
+fn limit(text: &str) -> Result<Option<Bytes>, &'static str> {
+    if text.trim() == "off" {
+        return Ok(None);
+    }
+    size(text).map(Some).ok_or(LIMITS)
+}
+
+/// A size in Go's grammar: a number, and `B`, `KiB`, `MiB`, `GiB` or `TiB`. `None` for anything else, and where
+/// the size is more than an address can say.
+pub fn size(text: &str) -> Option<Bytes> {
+    let text = text.trim();
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let shift = match unit {
+        "" | "B" => 0,
+        "KiB" => 10,
+        "MiB" => 20,
+        "GiB" => 30,
+        "TiB" => 40,
+        _ => return None,
+    };
+    number.parse::<usize>().ok()?.checked_mul(1 << shift).map(Bytes)
+}
+
+impl fmt::Display for ConfigError<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {:?} is not understood; {}", self.variable, self.text, self.valid)
+    }
+}
+
+impl core::error::Error for ConfigError<'_> {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_follow_gos_grammar() {
+        for (text, bytes) in
+            [("0", 0), ("17", 17), ("17B", 17), ("3KiB", 3 << 10), ("512MiB", 512 << 20), ("2TiB", 2 << 40)]
+        {
+            assert_eq!(size(text), Some(Bytes(bytes)), "{text}");
+        }
+        for text in ["", "MiB", "12MB", "12mib", "-1", "1.5GiB", "99999999999TiB", "1 MiB"] {
+            assert_eq!(size(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_understood_is_named_and_the_default_holds() {
+        let mut config = Config::new();
+        let mut heard = Vec::new();
+        config
+            .read_conf("reserve:1GiB, colour:red,misuse:maybe,,limit:1MiB,x", |error| heard.push(error.text));
+        assert_eq!(heard, ["colour:red", "misuse:maybe", "x"]);
+        assert_eq!((config.reserve, config.limit), (Bytes::gib(1), Some(Bytes::mib(1))));
+        assert_eq!(config.misuse, OnMisuse::Abort);
+        config.read_limit("off", |_| panic!("off is a limit"));
+        assert_eq!(config.limit, None);
+        config.read_limit("12 apples", |error| heard.push(error.text));
+        assert_eq!(heard.last(), Some(&"12 apples"));
+    }
+}

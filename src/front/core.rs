@@ -1,0 +1,375 @@
+//! The heap's own memory, and who works on it.
+//!
+//! A heap lives in memory that it took from the system itself, so it can be made before anything else works, and
+//! it does not move. Everything shared hangs on the [`HeapCore`]: the page heap, meters, books, the mutators and
+//! their caches.
+//!
+//! The *roster* knows every mutator: which number is next, and which mutators are parked. Mutator 1 is nobody's
+//! own. Threads that have no mutator (because theirs has ended, or none could be made) work through it, always
+//! under its lock and never on its fast paths; so every call works on every thread.
+//!
+//! # Safety
+//! The core is made in place in zeroed memory and torn down by whoever owns the heap, when no thread uses it any
+//! more. Mutators and caches are elements of tables and never move.
+
+use crate::base::sync::{AtomicU64, Ordering};
+use crate::base::{Address, Bytes, Guard, Lock, PurposeId, Rank};
+use crate::block::{BlockCache, BlockCentral, Work};
+use crate::front::config::Config;
+use crate::front::mutator::{Local, Mutator, State};
+use crate::os::{ReserveError, System, SystemError, Table};
+use crate::span::{Ground, Meters, PageHeap};
+use crate::stats::{Account, Books, Ledger, MetadataKind};
+
+/// The mutator of those who have none.
+pub(crate) const SHARED: u32 = 1;
+/// The largest number of mutators.
+const MOST_MUTATORS: usize = 1 << 16;
+
+/// A heap's own memory.
+pub(crate) struct HeapCore {
+    /// Unlike that of any other heap of this process, ever.
+    pub(crate) serial: u64,
+    pub(crate) system: System,
+    pub(crate) pages: PageHeap,
+    pub(crate) central: BlockCentral,
+    pub(crate) config: Config,
+    /// What free blocks carry.
+    key: usize,
+    mutators: Table<Mutator>,
+    caches: Table<BlockCache>,
+    next_cache: Lock<usize>,
+    roster: Lock<Roster>,
+    pub(crate) books: Books,
+    pub(crate) meters: Meters,
+}
+
+/// Every mutator.
+struct Roster {
+    /// The lowest number that no mutator has.
+    next: u32,
+    /// The mutator that was parked last, or 0.
+    parked: u32,
+}
+
+static SERIAL: AtomicU64 = AtomicU64::new(1);
+
+impl HeapCore {
+    /// Makes a heap.
+    ///
+    /// # Errors
+    /// When the system refuses the address space, or memory for the heap's own tables. Nothing is left behind.
+    pub(crate) fn create(system: System, config: Config) -> Result<*mut HeapCore, ReserveError> {
+        let refused = |error| ReserveError { wanted: config.reserve, least: config.least, error };
+        let size = HeapCore::mapping(system);
+        let at = system.reserve(size, system.page_size()).map_err(refused)?.cast::<HeapCore>();
+        // SAFETY: fresh memory of our own; it is filled before anyone else sees it. On failure all that was
+        // made goes again.
+        unsafe {
+            let made = system
+                .commit(at.cast(), size)
+                .and_then(|()| system.ready(at.cast(), size))
+                .map_err(refused)
+                .and_then(|()| HeapCore::fill(at, system, config, size));
+            if let Err(error) = made {
+                system.unmap(at.cast(), size);
+                return Err(error);
+            }
+            system.name(at.cast(), size, c"spanheap: heap");
+        }
+        Ok(at)
+    }
+
+    fn mapping(system: System) -> Bytes {
+        Bytes(size_of::<HeapCore>()).round_up(system.page_size()).expect("a core is small")
+    }
+
+    /// Fills the core's memory, step by step; each step that fails takes down those before it.
+    unsafe fn fill(
+        at: *mut HeapCore,
+        system: System,
+        config: Config,
+        size: Bytes,
+    ) -> Result<(), ReserveError> {
+        let refused = |error| ReserveError { wanted: config.reserve, least: config.least, error };
+        // SAFETY: `at` is zeroed memory of our own; fields are written before they are used.
+        unsafe {
+            (&raw mut (*at).serial).write(SERIAL.fetch_add(1, Ordering::Relaxed));
+            (&raw mut (*at).system).write(system);
+            (&raw mut (*at).config).write(config);
+            (&raw mut (*at).key).write(system.random() as usize | 1);
+            (&raw mut (*at).next_cache).write(Lock::new(Rank::Metadata, 0));
+            (&raw mut (*at).roster).write(Lock::new(Rank::Mutators, Roster { next: SHARED, parked: 0 }));
+            Books::init(&raw mut (*at).books);
+            Meters::init(&raw mut (*at).meters);
+            let shared = (*at).books.shared();
+            let ledger = shared.ledger();
+            ledger.post(|entry| {
+                entry.transfer(Account::System, Account::Reserved, size);
+                entry.transfer(Account::Reserved, Account::Metadata(MetadataKind::Permanent), size);
+            });
+            let pages = PageHeap::reserve(system, config.reserve, config.least, ledger)?;
+            pages.set_limit(config.limit);
+            let mutators = (pages.region().size().0 >> 16).clamp(64, MOST_MUTATORS);
+            let tables = || -> Result<_, SystemError> {
+                let kind = MetadataKind::Mutators;
+                let central = BlockCentral::reserve(system, mutators, ledger)?;
+                let of_mutators = Table::reserve(system, kind, mutators, c"spanheap: mutators", ledger)
+                    .inspect_err(|_| central.destroy())?;
+                let caches = Table::reserve(system, kind, 8 * mutators, c"spanheap: caches", ledger)
+                    .inspect_err(|_| {
+                        central.destroy();
+                        of_mutators.destroy();
+                    })?;
+                Ok((central, of_mutators, caches))
+            };
+            let (central, of_mutators, caches) =
+                tables().inspect_err(|_| pages.destroy()).map_err(refused)?;
+            (&raw mut (*at).pages).write(pages);
+            (&raw mut (*at).central).write(central);
+            (&raw mut (*at).mutators).write(of_mutators);
+            (&raw mut (*at).caches).write(caches);
+            drop(shared);
+            let core = &*at;
+            core.new_mutator().map(|_| ()).inspect_err(|_| core.destroy_tables()).map_err(refused)
+        }
+    }
+
+    unsafe fn destroy_tables(&self) {
+        // SAFETY: the caller's promise: nobody uses the heap.
+        unsafe {
+            self.pages.destroy();
+            self.central.destroy();
+            self.mutators.destroy();
+            self.caches.destroy();
+        }
+    }
+
+    /// Takes the heap down: all its memory goes back to the system.
+    ///
+    /// # Safety
+    /// No thread uses the heap or memory from it any more.
+    pub(crate) unsafe fn destroy(this: *mut HeapCore) {
+        // SAFETY: the caller's promise; the core's own memory goes last.
+        unsafe {
+            (*this).destroy_tables();
+            let (system, size) = ((*this).system, HeapCore::mapping((*this).system));
+            system.unmap(this.cast(), size);
+        }
+    }
+
+    /// A mutator by number.
+    #[inline]
+    pub(crate) fn mutator(&self, number: u32) -> &Mutator {
+        self.mutators.get(number as usize).expect("owners are known mutators")
+    }
+
+    /// The mutator of those who have none.
+    #[inline]
+    pub(crate) fn shared_mutator(&self) -> &Mutator {
+        self.mutator(SHARED)
+    }
+
+    /// Every mutator, the shared one first.
+    pub(crate) fn all_mutators(&self) -> impl Iterator<Item = &Mutator> {
+        let next = self.roster.lock().next;
+        (SHARED..next).map(|number| self.mutator(number))
+    }
+
+    /// A mutator for the calling thread: a parked one with all it has, or a new one.
+    ///
+    /// # Errors
+    /// When the system refuses memory for a new one, or there are too many.
+    pub(crate) fn attach(&self) -> Result<&Mutator, SystemError> {
+        let parked = {
+            let mut roster = self.roster.lock();
+            let number = roster.parked;
+            if number != 0 {
+                roster.parked = self.mutator(number).next_parked.get();
+            }
+            number
+        };
+        if parked == 0 {
+            return self.new_mutator();
+        }
+        let mutator = self.mutator(parked);
+        let _local = mutator.local.lock();
+        mutator.set_state(State::Attached);
+        mutator.purpose.set(crate::base::purpose::BLOCKS);
+        self.central.list(parked).set_parked(false);
+        Ok(mutator)
+    }
+
+    fn new_mutator(&self) -> Result<&Mutator, SystemError> {
+        let mut roster = self.roster.lock();
+        let number = roster.next;
+        if number as usize >= self.mutators.capacity() {
+            return Err(SystemError::NO_MEMORY);
+        }
+        {
+            let shared = self.books.shared();
+            self.central.add_owner(number, shared.ledger())?;
+            self.mutators.ensure(number as usize..number as usize + 1, shared.ledger())?;
+        }
+        // SAFETY: the element is committed, zeroed, and nobody knows it before the roster's number moves on.
+        let mutator = unsafe {
+            let at = self.mutators.as_ptr().add(number as usize);
+            Mutator::init(at, self, number);
+            self.books.link(&raw const (*at).shard);
+            &*at
+        };
+        roster.next += 1;
+        Ok(mutator)
+    }
+
+    /// Takes a mutator from its thread: what can be given back is given back, the rest waits for the next.
+    ///
+    /// # Safety
+    /// The caller is the mutator's thread and does not use it again, or the thread is gone.
+    pub(crate) unsafe fn park(&self, mutator: &Mutator) {
+        {
+            let mut local = mutator.local.lock();
+            let mut work = self.work(mutator, &mut local);
+            // SAFETY: the thread has given its fast paths up, so `local` guards everything.
+            unsafe {
+                BlockCache::put_back(&mut work, mutator.number, self.central.list(mutator.number).take());
+                for cache in mutator.caches() {
+                    BlockCache::retire_current(cache, &mut work);
+                }
+            }
+            work.ground.flush(work.spans);
+            mutator.set_state(State::Parked);
+            self.central.list(mutator.number).set_parked(true);
+        }
+        let mut roster = self.roster.lock();
+        mutator.next_parked.set(roster.parked);
+        roster.parked = mutator.number;
+    }
+
+    /// The first of the parked mutators, and how to go on from one: a hint, read without waiting. Empty
+    /// when the roster is in use.
+    pub(crate) fn some_parked(&self) -> impl Iterator<Item = &Mutator> {
+        const MOST: usize = 4;
+        let roster = self.roster.try_lock();
+        let mut next = roster.as_ref().map_or(0, |roster| roster.parked);
+        core::iter::from_fn(move || {
+            // The list stands still while the guard lives, which this closure keeps.
+            let _roster = roster.as_ref()?;
+            let mutator = (next != 0).then(|| self.mutator(next))?;
+            next = mutator.next_parked.get();
+            Some(mutator)
+        })
+        .take(MOST)
+    }
+
+    /// The ledger of a mutator; the caller holds its `local`.
+    pub(crate) fn ledger<'a>(&'a self, mutator: &'a Mutator) -> Ledger<'a> {
+        self.books.ledger(&mutator.shard)
+    }
+
+    /// What the slow path of a mutator works with.
+    pub(crate) fn work<'a>(&'a self, mutator: &'a Mutator, local: &'a mut Guard<'_, Local>) -> Work<'a> {
+        let ground = Ground { heap: &self.pages, meters: &self.meters, ledger: self.ledger(mutator) };
+        Work { ground, spans: &mut local.spans, central: &self.central }
+    }
+
+    /// The mutator's cache of a purpose, made when there is none; the caller holds the mutator's `local`.
+    ///
+    /// # Errors
+    /// When the system refuses the memory.
+    pub(crate) fn cache_of(
+        &self,
+        mutator: &Mutator,
+        purpose: PurposeId,
+        ground: Ground<'_>,
+    ) -> Result<*mut BlockCache, SystemError> {
+        if let Some(cache) = mutator.cache(purpose) {
+            return Ok(cache.as_ptr());
+        }
+        let mut next = self.next_cache.lock();
+        if *next == self.caches.capacity() {
+            return Err(SystemError::NO_MEMORY);
+        }
+        self.caches.ensure(*next..*next + 1, ground.ledger)?;
+        // SAFETY: the element is committed and zeroed, and nobody knows it.
+        let cache = unsafe {
+            let cache = self.caches.as_ptr().add(*next);
+            BlockCache::init(cache, ground, mutator.number, purpose, self.key);
+            cache
+        };
+        *next += 1;
+        mutator.set_cache(purpose, cache);
+        Ok(cache)
+    }
+
+    /// Visits the memory of every table: its kind, where it begins and how long it is.
+    pub(crate) fn for_each_table(&self, mut visit: impl FnMut(MetadataKind, Address, Bytes)) {
+        visit(MetadataKind::Permanent, Address::of(self), HeapCore::mapping(self.system));
+        let kind = MetadataKind::Mutators;
+        self.central.committed_ranges().for_each(|(at, size)| visit(kind, at, size));
+        self.mutators.committed_ranges().for_each(|(at, size)| visit(kind, at, size));
+        self.caches.committed_ranges().for_each(|(at, size)| visit(kind, at, size));
+        self.pages.for_each_table(visit);
+    }
+
+    /// What free blocks carry in their second word.
+    pub(crate) fn key(&self) -> usize {
+        self.key
+    }
+
+    /// Tells of soft limits that were passed. No lock may be held.
+    pub(crate) fn tell(&self) {
+        if self.meters.has_news() {
+            self.meters.tell();
+        }
+    }
+
+    /// Takes every lock of the heap, so that a `fork` copies it between two steps and not within one. What other
+    /// threads do on their fast paths meanwhile can lose a block of the child, and nothing else.
+    pub(crate) fn before_fork(&self) {
+        self.roster.acquire();
+        // SAFETY: the roster's lock was just taken, and its only other reference is that of its holder.
+        let next = unsafe { self.roster.held_mut() }.next;
+        for number in SHARED..next {
+            self.mutator(number).local.acquire_equal();
+        }
+        self.next_cache.acquire();
+        self.meters.declaring_lock().acquire();
+        self.pages.acquire_for_fork();
+        self.books.acquire_for_fork();
+    }
+
+    /// Gives all locks back, in the parent.
+    ///
+    /// # Safety
+    /// This thread called [`HeapCore::before_fork`], or is the only one left of a process that had.
+    pub(crate) unsafe fn after_fork(&self) {
+        // SAFETY: the caller's promise is the contract of each.
+        unsafe {
+            self.books.release_after_fork();
+            self.pages.release_after_fork();
+            self.meters.declaring_lock().release();
+            self.next_cache.release();
+            let next = self.roster.held_mut().next;
+            for number in SHARED..next {
+                self.mutator(number).local.release();
+            }
+            self.roster.release();
+        }
+    }
+
+    /// Gives all locks back in the child, and parks the mutators of the threads that the child does not have.
+    ///
+    /// # Safety
+    /// The calling thread is the only one, its mutator is `mine`, and it called [`HeapCore::before_fork`].
+    pub(crate) unsafe fn after_fork_in_child(&self, mine: *const Mutator) {
+        // SAFETY: the caller's promise.
+        unsafe { self.after_fork() };
+        for mutator in self.all_mutators() {
+            if mutator.number != SHARED && !core::ptr::eq(mutator, mine) && !mutator.is_parked() {
+                // SAFETY: the mutator's thread does not exist here.
+                unsafe { self.park(mutator) };
+            }
+        }
+    }
+}

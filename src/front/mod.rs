@@ -1,0 +1,39 @@
+//! The doors: a heap as a value, purposes as capabilities, the global allocator, and the slow paths that join the
+//! rooms below.
+//!
+//! ```text
+//!   Heap ── Purpose ── ManualSpan        SpanHeap (global allocator)      malloc/ (C)
+//!     │                                       │                              │
+//!     │ threads: a mutator a heap             └──────────── process ─────────┘
+//!     ▼                                                        │ tls: a thread's words
+//!   HeapCore ── roster of Mutators ── Local ── SpanCache       ▼
+//!     │                          └─── BlockCache, one a purpose ◀── fast paths
+//!     ▼
+//!   PageHeap · Meters · Books
+//! ```
+//!
+//! The only statics of the crate are here: the process heap, the list of living heaps, and a thread's words.
+//! The slow path of allocation is one loop ([`slow`]): rooms below say what they lack and never call up.
+
+pub mod config;
+pub(crate) mod core;
+pub mod environment;
+pub mod global;
+pub mod heap;
+pub mod manual;
+pub mod misuse;
+pub(crate) mod mutator;
+pub mod process;
+pub mod purpose;
+pub mod report;
+mod residency;
+pub(crate) mod slow;
+pub(crate) mod threads;
+pub(crate) mod tls;
+
+pub use config::Config;
+pub use global::SpanHeap;
+pub use heap::Heap;
+pub use manual::ManualSpan;
+pub use misuse::{Fault, Misuse};
+pub use purpose::{Collected, Purpose};

@@ -1,0 +1,103 @@
+//! A mutator: what one thread has of a heap, so that it seldom needs anyone else.
+//!
+//! ```text
+//!            attach                       thread ends
+//!   (new) ──────────▶ Attached ──────────────────────────▶ Parked
+//!                        ▲                                   │
+//!                        └───────────────────────────────────┘
+//!                                 attach: a thread takes it over whole
+//! ```
+//!
+//! Mutators are never destroyed before their heap. One whose thread has ended is *parked*: its spans stay its
+//! own, and the next thread takes it over with all it has. Until then others help themselves: who frees a block
+//! of a parked mutator adopts the block's span, and who needs a span looks there before it asks for pages.
+//!
+//! 1. An attached mutator's fast paths belong to its thread; everything else to whoever holds `local`.
+//! 2. `state` changes under `local`, except before anyone else knows the mutator.
+//! 3. The mutator's shard of the books is written by the holder of its own `local` alone.
+
+use crate::base::purpose::MAX_PURPOSES;
+use crate::base::sync::{AtomicU32, Ordering};
+use crate::base::{Lock, PurposeId, Rank};
+use crate::block::BlockCache;
+use crate::front::core::HeapCore;
+use crate::os::Zeroed;
+use crate::span::SpanCache;
+use crate::stats::BookShard;
+use core::cell::Cell;
+use core::ptr;
+
+/// Where a mutator stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub(crate) enum State {
+    Attached = 1,
+    Parked = 2,
+}
+
+/// A thread's part of a heap.
+#[repr(C)]
+pub(crate) struct Mutator {
+    pub(crate) core: *const HeapCore,
+    pub(crate) number: u32,
+    state: AtomicU32,
+    /// The next parked mutator; guarded by the roster.
+    pub(crate) next_parked: Cell<u32>,
+    /// What the thread's allocations without a purpose of their own are for.
+    pub(crate) purpose: Cell<PurposeId>,
+    /// The caches by purpose. Written under `local`; read by the thread without it.
+    caches: [Cell<*mut BlockCache>; MAX_PURPOSES],
+    pub(crate) local: Lock<Local>,
+    pub(crate) shard: BookShard,
+}
+
+/// What the lock guards, beside the caches.
+#[derive(Default)]
+pub(crate) struct Local {
+    pub(crate) spans: SpanCache,
+}
+
+// SAFETY: zeros are memory for a mutator; `init` comes before use.
+unsafe impl Zeroed for Mutator {}
+
+impl Mutator {
+    /// Makes a mutator in zeroed memory, attached.
+    ///
+    /// # Safety
+    /// `at` is zeroed memory for a mutator that nobody knows yet.
+    pub(crate) unsafe fn init(at: *mut Mutator, core: *const HeapCore, number: u32) {
+        // SAFETY: the memory is ours alone; what is not written is valid as zeros.
+        unsafe {
+            (&raw mut (*at).core).write(core);
+            (&raw mut (*at).number).write(number);
+            (&raw mut (*at).state).write(AtomicU32::new(State::Attached as u32));
+            (&raw mut (*at).purpose).write(Cell::new(crate::base::purpose::BLOCKS));
+            (&raw mut (*at).local).write(Lock::new(Rank::Mutator, Local::default()));
+        }
+    }
+
+    pub(crate) fn is_parked(&self) -> bool {
+        self.state.load(Ordering::Relaxed) == State::Parked as u32
+    }
+
+    /// The caller holds `local`, or nobody else knows the mutator.
+    pub(crate) fn set_state(&self, state: State) {
+        self.state.store(state as u32, Ordering::Relaxed);
+    }
+
+    /// The cache of a purpose, if there is one; the caller is the mutator's thread, or holds `local`.
+    #[inline]
+    pub(crate) fn cache(&self, purpose: PurposeId) -> Option<ptr::NonNull<BlockCache>> {
+        ptr::NonNull::new(self.caches[purpose.index()].get())
+    }
+
+    /// The caller holds `local`.
+    pub(crate) fn set_cache(&self, purpose: PurposeId, cache: *mut BlockCache) {
+        self.caches[purpose.index()].set(cache);
+    }
+
+    /// Every cache that exists; the caller holds `local`.
+    pub(crate) fn caches(&self) -> impl Iterator<Item = *mut BlockCache> {
+        self.caches.iter().map(Cell::get).filter(|cache| !cache.is_null())
+    }
+}

@@ -1,0 +1,341 @@
+//! The slow paths: everything that the caches cannot do by themselves, as one readable loop each.
+//!
+//! # Safety
+//! A function that takes a [`Mutator`] is called by that mutator's thread, or with the shared mutator by anyone. It
+//! takes the mutator's lock; the fast paths of the thread itself do not run meanwhile, because it is here.
+
+use crate::base::class::SizeClass;
+use crate::base::sync::Ordering;
+use crate::base::{Address, Bytes, Exhausted, PAGE_SIZE, PurposeId, Scarce};
+use crate::block::body::{BlockSpan, FreeBlock, LARGE, Phase};
+use crate::block::cache::Block;
+use crate::block::{BlockCache, LargeFault, Work, large};
+use crate::front::core::HeapCore;
+use crate::front::misuse::{Fault, Misuse, SpanPlace};
+use crate::front::mutator::{Local, Mutator};
+use crate::span::{Request, Span, SpanId};
+
+/// The alignment that every block has.
+pub(crate) const NATURAL: usize = crate::base::class::GRANULE;
+/// What no request reaches: sizes are differences of pointers.
+const TOO_LARGE: usize = isize::MAX as usize;
+
+/// A block that the heap knows, found by its address.
+struct Found<'a> {
+    id: SpanId,
+    span: &'a Span,
+    body: *mut BlockSpan,
+    owner: u32,
+}
+
+impl HeapCore {
+    /// Allocates a block of a purpose.
+    ///
+    /// # Errors
+    /// [`Exhausted`], when a limit or the system stands in the way.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn allocate(
+        &self,
+        mutator: &Mutator,
+        purpose: PurposeId,
+        size: usize,
+        align: usize,
+    ) -> Result<Block, Exhausted> {
+        debug_assert!(align.is_power_of_two());
+        let mut local = mutator.local.lock();
+        let mut work = self.work(mutator, &mut local);
+        let class = if align <= NATURAL {
+            SizeClass::of(size)
+        } else if align <= PAGE_SIZE {
+            SizeClass::of_aligned(size, align)
+        } else {
+            None
+        };
+        let block = match class {
+            _ if size > TOO_LARGE || align > TOO_LARGE => Err(self.too_large(purpose, size)),
+            Some(class) => self.allocate_small(mutator, &mut work, purpose, class),
+            None => large::allocate(&mut work, purpose, size, align),
+        };
+        drop(local);
+        self.tell();
+        block
+    }
+
+    /// The loop: what the cache has, what others gave back, what parked mutators have, a fresh span.
+    fn allocate_small(
+        &self,
+        mutator: &Mutator,
+        work: &mut Work<'_>,
+        purpose: PurposeId,
+        class: SizeClass,
+    ) -> Result<Block, Exhausted> {
+        let cache = self.cache_of(mutator, purpose, work.ground).map_err(|error| Exhausted {
+            scarce: Scarce::System(error.0),
+            purpose: self.meters.name(purpose),
+            wanted: Bytes(class.size()),
+            limit: Bytes::ZERO,
+        })?;
+        // SAFETY: the mutator's lock is held, and its thread is this one or there is none.
+        unsafe {
+            loop {
+                if let Some(block) = BlockCache::take(cache, work, class) {
+                    (*cache).refresh(work.ground);
+                    return Ok(block);
+                }
+                let remote = self.central.list(mutator.number).take();
+                if !remote.is_null() {
+                    BlockCache::put_back(work, mutator.number, remote);
+                    continue;
+                }
+                if self.adopt_listed(work, cache, class) {
+                    continue;
+                }
+                let new = work.ground.allocate(work.spans, Request::new(purpose, class.pages()))?;
+                BlockCache::install(cache, &new, class);
+            }
+        }
+    }
+
+    /// Takes over a span with blocks to give from a parked mutator.
+    unsafe fn adopt_listed(&self, work: &mut Work<'_>, cache: *mut BlockCache, class: SizeClass) -> bool {
+        // SAFETY: the caller holds the cache's mutator; the parked one's lock is taken here.
+        unsafe {
+            for parked in self.some_parked() {
+                let Some(_theirs) = parked.local.try_lock() else { continue };
+                if !parked.is_parked() {
+                    continue;
+                }
+                let Some(source) = parked.cache((*cache).purpose()) else { continue };
+                if let Some(span) = BlockCache::surrender_listed(source.as_ptr(), class) {
+                    BlockCache::adopt(cache, work, span);
+                    return true;
+                }
+            }
+        }
+        false
+    }
+
+    /// Frees a block that the fast path could not, or says what is wrong with the pointer.
+    ///
+    /// # Errors
+    /// [`Misuse`]; nothing has changed then.
+    ///
+    /// # Safety
+    /// If the pointer is a block's, the caller gives that block up.
+    #[cold]
+    #[inline(never)]
+    pub(crate) unsafe fn free(&self, mutator: &Mutator, pointer: *mut u8) -> Result<(), Misuse> {
+        let found = self.find_block(pointer)?;
+        let block = pointer.cast::<FreeBlock>();
+        // SAFETY: the pointer is a block's, and the caller gives it up.
+        unsafe {
+            if found.owner == LARGE {
+                let mut local = mutator.local.lock();
+                let mut work = self.work(mutator, &mut local);
+                return large::free(&mut work, found.id, found.span, pointer).map_err(|fault| match fault {
+                    LargeFault::Interior => self.misuse(pointer, Fault::Interior),
+                    LargeFault::Double => self.misuse(pointer, Fault::DoubleFree),
+                });
+            }
+            (*block).key = self.key();
+            if self.central.list(found.owner).push(block) || found.owner == mutator.number {
+                self.collect(mutator, found.owner);
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks after a span that a free of the fast path tripped.
+    ///
+    /// # Safety
+    /// The span belongs to this mutator, whose thread this is.
+    #[cold]
+    #[inline(never)]
+    pub(crate) unsafe fn attend(&self, mutator: &Mutator, span: *mut BlockSpan) {
+        let mut local = mutator.local.lock();
+        let mut work = self.work(mutator, &mut local);
+        // SAFETY: the caller's promise.
+        unsafe { BlockCache::attend(&mut work, span) }
+    }
+
+    /// Drains the remote list of `owner`: our own, or that of a parked mutator, whose spans we then adopt.
+    unsafe fn collect(&self, mutator: &Mutator, owner: u32) {
+        let mut local = mutator.local.lock();
+        let mut work = self.work(mutator, &mut local);
+        // SAFETY: our own lock is held, and the other's is taken before anything of its is touched.
+        unsafe {
+            if owner == mutator.number {
+                let blocks = self.central.list(owner).take();
+                return BlockCache::put_back(&mut work, owner, blocks);
+            }
+            let theirs = self.mutator(owner);
+            let Some(_lock) = theirs.local.try_lock() else { return };
+            if theirs.is_parked() {
+                self.adopt_freed(mutator, &mut work, owner);
+            }
+        }
+    }
+
+    /// Puts back the blocks in a parked mutator's remote list, adopting their spans.
+    unsafe fn adopt_freed(&self, mutator: &Mutator, work: &mut Work<'_>, owner: u32) {
+        let list = self.central.list(owner);
+        let mut blocks = list.take();
+        while !blocks.is_null() {
+            let block = blocks;
+            // SAFETY: both locks are held; a block in the list is in use, so its span is there.
+            unsafe {
+                blocks = (*block).next;
+                let (_, span) = self.pages.find(Address::of(block)).expect("a block lies in a span");
+                let body = span.body::<BlockSpan>();
+                let now = (*body).owner.load(Ordering::Relaxed);
+                if now == owner {
+                    match self.cache_of(mutator, span.purpose(), work.ground) {
+                        Ok(cache) => {
+                            BlockCache::surrender(work, body);
+                            BlockCache::adopt(cache, work, body);
+                        }
+                        // No memory for a cache: the block waits where it was.
+                        Err(_) => {
+                            list.push(block);
+                            continue;
+                        }
+                    }
+                }
+                (*block).next = core::ptr::null_mut();
+                if (*body).owner.load(Ordering::Relaxed) == mutator.number {
+                    BlockCache::put_back(work, mutator.number, block);
+                } else {
+                    self.central.list(now).push(block);
+                }
+            }
+        }
+    }
+
+    /// Bytes that a block's holder may use.
+    ///
+    /// # Errors
+    /// [`Misuse`], when the pointer is not a block's.
+    pub(crate) fn usable_size(&self, pointer: *const u8) -> Result<usize, Misuse> {
+        let found = self.find_block(pointer)?;
+        if found.owner == LARGE {
+            return Ok(found.span.pages().bytes().0);
+        }
+        // SAFETY: constant while blocks of the span are in use, and the pointer is such a block's.
+        Ok(unsafe { (*found.body).size } as usize)
+    }
+
+    /// Changes the size of a block where it stands. Returns whether it could.
+    ///
+    /// # Errors
+    /// [`Misuse`], when the pointer is not a block's.
+    ///
+    /// # Safety
+    /// The caller holds the block, and gives up what lies behind `size`.
+    pub(crate) unsafe fn resize(
+        &self,
+        mutator: &Mutator,
+        pointer: *mut u8,
+        size: usize,
+    ) -> Result<bool, Misuse> {
+        let found = self.find_block(pointer)?;
+        if found.owner != LARGE {
+            // SAFETY: as in `usable_size`.
+            let usable = unsafe { (*found.body).size } as usize;
+            return Ok(size <= usable && (size >= usable / 2 || usable <= 128));
+        }
+        if size <= crate::base::class::MAX_SMALL || size > TOO_LARGE {
+            return Ok(false);
+        }
+        let mut local = mutator.local.lock();
+        let mut work = self.work(mutator, &mut local);
+        // SAFETY: the caller holds the block.
+        Ok(unsafe { large::resize(&mut work, found.id, found.span, size) })
+    }
+
+    /// The block that begins at a pointer and is in use.
+    fn find_block(&self, pointer: *const u8) -> Result<Found<'_>, Misuse> {
+        let address = Address::of(pointer);
+        let Some((id, span)) = self.pages.find(address) else {
+            return Err(self.misuse(pointer, Fault::Foreign));
+        };
+        let body = span.body::<BlockSpan>();
+        let offset = address.0 - self.pages.region().base().0;
+        // SAFETY: the span is in use and stays so while the block is; what is read of the body is constant
+        // then, but for `carved`, which only grows. If the pointer is no block's, nothing is decided by it but
+        // which fault is named.
+        unsafe {
+            let owner = (*body).owner.load(Ordering::Acquire);
+            let fault = if owner == 0 {
+                Some(Fault::NotABlock)
+            } else if owner == LARGE {
+                (self.pages.region().page_pointer(span.page()).addr() != address.0).then_some(Fault::Interior)
+            } else if !(*body).begins_block(offset) {
+                Some(Fault::Interior)
+            } else if !(*body).is_carved(offset) {
+                Some(Fault::NeverAllocated)
+            } else if (*pointer.cast::<FreeBlock>()).key == self.key() {
+                Some(Fault::DoubleFree)
+            } else {
+                None
+            };
+            match fault {
+                Some(fault) => Err(self.misuse(pointer, fault)),
+                None => Ok(Found { id, span, body, owner }),
+            }
+        }
+    }
+
+    /// Describes a pointer that is not what it should be.
+    fn misuse(&self, pointer: *const u8, fault: Fault) -> Misuse {
+        let address = Address::of(pointer);
+        let place = self.pages.find(address).map(|(_, span)| {
+            let from = self.pages.region().address(span.page());
+            let body = span.body::<BlockSpan>();
+            // SAFETY: read for a message only.
+            let block = unsafe {
+                matches!((*body).phase, Phase::Current | Phase::Listed | Phase::Full)
+                    .then_some((*body).size as usize)
+            };
+            SpanPlace {
+                from,
+                to: Address(from.0 + span.pages().bytes().0),
+                purpose: self.meters.name(span.purpose()),
+                block,
+            }
+        });
+        let ours = self.pages.region().contains(address);
+        let fault = match fault {
+            Fault::Foreign if ours => Fault::NoSpan,
+            fault => fault,
+        };
+        Misuse { address, fault, span: place }
+    }
+
+    fn too_large(&self, purpose: PurposeId, size: usize) -> Exhausted {
+        let purpose = self.meters.name(purpose);
+        Exhausted { scarce: Scarce::Size, purpose, wanted: Bytes(size), limit: Bytes(TOO_LARGE) }
+    }
+
+    /// Puts back what others freed, frees empty spans, and gives the page cache back.
+    ///
+    /// # Safety
+    /// The calling thread is the mutator's, or it is the shared one.
+    pub(crate) unsafe fn flush(&self, mutator: &Mutator) {
+        let mut local = mutator.local.lock();
+        // SAFETY: the lock is held and the thread is here, not on its fast paths.
+        unsafe { self.flush_locked(mutator, &mut local) }
+    }
+
+    unsafe fn flush_locked(&self, mutator: &Mutator, local: &mut crate::base::Guard<'_, Local>) {
+        let mut work = self.work(mutator, local);
+        // SAFETY: the caller's promise.
+        unsafe {
+            BlockCache::put_back(&mut work, mutator.number, self.central.list(mutator.number).take());
+            for cache in mutator.caches() {
+                BlockCache::retire_current(cache, &mut work);
+            }
+        }
+        work.ground.flush(work.spans);
+    }
+}

@@ -1,0 +1,555 @@
+//! The page heap: spans in, spans out.
+//!
+//! An allocation runs in this order, and gives everything back if a later step fails:
+//!
+//! 1. *charge* the purpose's meter;
+//! 2. *take* pages: from the mutator's page cache without a lock (fewer than 16 pages), else from the page
+//!    allocator under the lock, growing the heap where no run is long enough;
+//! 3. *commit*: pages that the system has are about to be touched; the heap's limit is checked here;
+//! 4. take a *record* and *publish* it, then the map entries;
+//! 5. make the *entries* in the books.
+//!
+//! Freeing runs backwards: retire the record, make the entries, then let the pages go, into the mutator's page
+//! cache if they belong to its block, else to the allocator under the lock. Entries come before the pages are free
+//! for others, so no snapshot sees the next owner's entry without ours.
+//!
+//! Pages that the system has back read as zeros. The allocator knows them page by page, so a span of released
+//! pages alone needs no clearing, whether its pages are fresh or came back later; and a holder who knows that the
+//! tail of such a span was never touched says so when freeing, and the tail stays released.
+//!
+//! The room does not know what spans hold, and it decides nothing about when to release memory.
+//! (Go: `mheap.allocSpan`, `freeSpanLocked`; there `zeroedBase` approximates what released bits tell exactly.)
+//!
+//! # Safety
+//! System calls on pages are made only while this room holds those pages: taken and not yet published, or taken
+//! from the allocator to be released.
+
+use super::map::SpanMap;
+use super::meter::Meters;
+use super::record::{Span, SpanId};
+use super::registry::{RecordCache, Registry};
+use crate::base::sync::{AtomicUsize, Ordering};
+use crate::base::{
+    Address, Bytes, CHUNK_PAGES, ChunkId, Exhausted, Lock, PageId, Pages, PurposeId, Rank, Scarce,
+};
+use crate::os::{GrowError, Region, ReserveError, System, SystemError};
+use crate::page::{PageAllocator, PageCache, Taken};
+use crate::stats::{Account, Ledger, MetadataKind};
+
+/// Requests below this many pages are served by a mutator's page cache.
+pub const CACHED_BELOW: Pages = Pages(16);
+
+/// What is shared by all mutators of a heap: the ground, the spans, and the books.
+pub struct PageHeap {
+    system: System,
+    region: Region,
+    map: SpanMap,
+    registry: Registry,
+    pages: Lock<PageState>,
+    /// Bytes of pages that the heap keeps from the system; metadata stands in the tables.
+    committed: AtomicUsize,
+    /// The most bytes that the heap may commit.
+    limit: AtomicUsize,
+}
+
+/// What the lock guards.
+struct PageState {
+    allocator: PageAllocator,
+    /// Chunks below this one belong to the allocator.
+    handed: ChunkId,
+}
+
+/// A mutator's own part: pages and records that it can take without a lock.
+#[derive(Default)]
+pub struct SpanCache {
+    pages: PageCache,
+    records: RecordCache,
+}
+
+/// What a span is wanted for.
+#[derive(Clone, Copy, Debug)]
+pub struct Request {
+    /// Who the bytes belong to.
+    pub purpose: PurposeId,
+    /// How long the span is; at least one page.
+    pub pages: Pages,
+    /// A power of two that the first page's number is a multiple of.
+    pub align: Pages,
+}
+
+/// A span that was just allocated.
+#[derive(Clone, Copy)]
+pub struct NewSpan<'a> {
+    /// Its number.
+    pub id: SpanId,
+    /// Its record.
+    pub span: &'a Span,
+    /// Its first page.
+    pub page: PageId,
+    /// Every page reads as zero, and none is resident.
+    pub fresh: bool,
+}
+
+/// The page heap and the books and meters that its work is entered in.
+#[derive(Clone, Copy)]
+pub struct Ground<'a> {
+    /// Spans.
+    pub heap: &'a PageHeap,
+    /// Limits.
+    pub meters: &'a Meters,
+    /// The books, and the calling mutator's shard of them.
+    pub ledger: Ledger<'a>,
+}
+
+/// Where pages were taken from.
+struct Pick {
+    taken: Taken,
+    from: Account,
+}
+
+impl Request {
+    /// A span of `pages` wherever it fits.
+    pub fn new(purpose: PurposeId, pages: Pages) -> Request {
+        Request { purpose, pages, align: Pages(1) }
+    }
+}
+
+impl PageHeap {
+    /// Reserves a heap of `wanted` bytes of address space, or what the system gives, at least `least`.
+    ///
+    /// # Errors
+    /// [`ReserveError`] says what was wanted and what the system answered.
+    pub fn reserve(
+        system: System,
+        wanted: Bytes,
+        least: Bytes,
+        ledger: Ledger<'_>,
+    ) -> Result<PageHeap, ReserveError> {
+        let region = Region::reserve(system, wanted, least, ledger)?;
+        let pages = Pages(region.size().0 / Pages(1).bytes().0);
+        let tables = || -> Result<_, SystemError> {
+            Ok((
+                SpanMap::reserve(system, pages, ledger)?,
+                Registry::reserve(system, pages.0, ledger)?,
+                PageAllocator::new(system, pages, ledger)?,
+            ))
+        };
+        let (map, registry, allocator) = tables().map_err(|error| ReserveError { wanted, least, error })?;
+        Ok(PageHeap {
+            system,
+            region,
+            map,
+            registry,
+            pages: Lock::new(Rank::Pages, PageState { allocator, handed: ChunkId(0) }),
+            committed: AtomicUsize::new(0),
+            limit: AtomicUsize::new(usize::MAX),
+        })
+    }
+
+    /// The system below.
+    pub fn system(&self) -> System {
+        self.system
+    }
+
+    /// The heap's address space.
+    #[inline]
+    pub fn region(&self) -> &Region {
+        &self.region
+    }
+
+    /// The map from pages to spans.
+    pub fn map(&self) -> &SpanMap {
+        &self.map
+    }
+
+    /// The record with this number.
+    #[inline]
+    pub fn span(&self, id: SpanId) -> Option<&Span> {
+        self.registry.get(id)
+    }
+
+    /// All records, for the hot paths of rooms that have the number from the map.
+    pub fn records(&self) -> *const Span {
+        self.registry.as_ptr()
+    }
+
+    /// Every span in use.
+    pub fn spans(&self) -> impl Iterator<Item = (SpanId, &Span)> {
+        self.registry.in_use()
+    }
+
+    /// The span that holds an address; any bit pattern is fine.
+    #[inline]
+    pub fn find(&self, address: Address) -> Option<(SpanId, &Span)> {
+        let page = self.region.page_of(address)?;
+        let id = self.map.get(page)?;
+        let span = self.registry.get(id)?;
+        span.holds(page).then_some((id, span))
+    }
+
+    /// Where an address of the region stands in the books.
+    pub fn account_at(&self, address: Address) -> Account {
+        if let Some((_, span)) = self.find(address) {
+            return Account::Span(span.purpose());
+        }
+        let Some(page) = self.region.page_of(address) else { return Account::Reserved };
+        let state = self.pages.lock();
+        match (state.allocator.is_free(page), state.allocator.is_released(page)) {
+            (_, true) => Account::Released,
+            (true, false) => Account::Free,
+            (false, false) => Account::Cached,
+        }
+    }
+
+    /// Visits the memory of every table: its kind, where it begins and how long it is.
+    pub fn for_each_table(&self, mut visit: impl FnMut(MetadataKind, Address, Bytes)) {
+        self.map.committed_ranges().for_each(|(at, size)| visit(MetadataKind::SpanMap, at, size));
+        self.registry.committed_ranges().for_each(|(at, size)| visit(MetadataKind::SpanRecords, at, size));
+        let state = self.pages.lock();
+        state.allocator.for_each_table(visit);
+    }
+
+    /// Bytes that the heap keeps from the system, metadata included.
+    pub fn committed(&self) -> Bytes {
+        Bytes(self.committed.load(Ordering::Relaxed) + self.map.committed() + self.registry.committed())
+    }
+
+    /// The most bytes that the heap may commit.
+    pub fn limit(&self) -> Option<Bytes> {
+        let limit = self.limit.load(Ordering::Relaxed);
+        (limit != usize::MAX).then_some(Bytes(limit))
+    }
+
+    /// Sets or lifts the limit on committed bytes. What is above it already stays; nothing more comes in.
+    pub fn set_limit(&self, limit: Option<Bytes>) {
+        self.limit.store(limit.map_or(usize::MAX, |bytes| bytes.0), Ordering::Relaxed);
+    }
+
+    /// Free pages that the heap keeps, without those in page caches.
+    pub fn free_pages(&self) -> Pages {
+        let state = self.pages.lock();
+        state.allocator.free_pages() - state.allocator.released_pages()
+    }
+
+    /// Takes the heap's locks before a `fork`.
+    pub fn acquire_for_fork(&self) {
+        self.pages.acquire();
+        self.registry.fresh_lock().acquire();
+    }
+
+    /// Gives them back, in parent and child.
+    ///
+    /// # Safety
+    /// This thread called [`PageHeap::acquire_for_fork`], or is the only one left of a process that had.
+    pub unsafe fn release_after_fork(&self) {
+        // SAFETY: the caller's promise is the contract of both.
+        unsafe {
+            self.registry.fresh_lock().release();
+            self.pages.release();
+        }
+    }
+
+    /// Gives the whole address space back to the system.
+    ///
+    /// # Safety
+    /// Nobody uses the heap or memory from it any more.
+    pub unsafe fn destroy(&self) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            self.pages.lock().allocator.destroy();
+            self.map.destroy();
+            self.registry.destroy();
+            self.region.destroy();
+        }
+    }
+}
+
+impl<'a> Ground<'a> {
+    /// Allocates a span. Its contents are undefined unless it is `fresh`.
+    ///
+    /// # Errors
+    /// [`Exhausted`] says which limit or what answer of the system stood in the way; nothing has changed then.
+    pub fn allocate(&self, local: &mut SpanCache, request: Request) -> Result<NewSpan<'a>, Exhausted> {
+        debug_assert!(request.pages.0 > 0 && request.align.0.is_power_of_two());
+        if request.pages > Pages(self.heap.region.size().0 / Pages(1).bytes().0) {
+            return Err(self.exhausted(request, Scarce::Size, Bytes::ZERO));
+        }
+        let bytes = request.pages.bytes();
+        self.meters.charge(request.purpose, bytes)?;
+        self.allocate_charged(local, request).inspect_err(|_| self.meters.discharge(request.purpose, bytes))
+    }
+
+    fn allocate_charged(&self, local: &mut SpanCache, request: Request) -> Result<NewSpan<'a>, Exhausted> {
+        let Pick { taken, from } = self.pick(local, request)?;
+        let id = self
+            .commit(taken, request)
+            .and_then(|()| {
+                let record = self.heap.registry.take(&mut local.records, self.ledger);
+                record.map_err(|error| {
+                    self.heap.committed.fetch_sub(taken.released.bytes().0, Ordering::Relaxed);
+                    self.refused(request, error)
+                })
+            })
+            .inspect_err(|_| self.give_back(local, taken, from))?;
+        let span = self.heap.registry.get(id).expect("the registry gave this number");
+        span.publish(taken.page, taken.pages, request.purpose);
+        self.heap.map.set(taken.page, taken.pages, id);
+        self.ledger.post(|entry| {
+            let kept = taken.pages - taken.released;
+            entry.transfer(Account::Released, Account::Span(request.purpose), taken.released.bytes());
+            entry.transfer(from, Account::Span(request.purpose), kept.bytes());
+            entry.span_allocated(request.purpose, taken.pages.bytes());
+        });
+        Ok(NewSpan { id, span, page: taken.page, fresh: taken.released == taken.pages })
+    }
+
+    /// Frees a span whose last `untouched` pages were never touched since it was allocated `fresh`.
+    ///
+    /// # Safety
+    /// The caller holds the span; nobody uses it or its memory any more; `untouched` is true.
+    pub unsafe fn free(&self, local: &mut SpanCache, id: SpanId, untouched: Pages) {
+        let span = self.heap.registry.get(id).expect("a span that is held has a record");
+        let (page, pages, purpose) = (span.page(), span.pages(), span.purpose());
+        // SAFETY: the caller gives the span up.
+        unsafe { span.retire() };
+        let cached = local.pages.contains(page, pages);
+        let kept = pages - untouched;
+        self.ledger.post(|entry| {
+            let to = if cached { Account::Cached } else { Account::Free };
+            entry.transfer(Account::Span(purpose), to, kept.bytes());
+            entry.transfer(Account::Span(purpose), Account::Released, untouched.bytes());
+            entry.span_freed(purpose, pages.bytes());
+        });
+        self.heap.committed.fetch_sub(untouched.bytes().0, Ordering::Relaxed);
+        let tail = page.plus(kept);
+        if cached {
+            local.pages.free(page, kept);
+            local.pages.free_released(tail, untouched);
+        } else {
+            let mut state = self.heap.pages.lock();
+            free_both(&mut state.allocator, page, kept, untouched);
+        }
+        self.heap.registry.give(&mut local.records, id);
+        self.meters.discharge(purpose, pages.bytes());
+    }
+
+    /// Lets a span grow at its end where it stands, if the pages behind it are free. Returns whether it did, and
+    /// whether the new pages read as zeros.
+    ///
+    /// # Safety
+    /// The caller holds the span.
+    pub unsafe fn grow_in_place(&self, id: SpanId, more: Pages) -> Option<Zeroed> {
+        let span = self.heap.registry.get(id)?;
+        let (page, pages, purpose) = (span.page(), span.pages(), span.purpose());
+        self.meters.charge(purpose, more.bytes()).ok()?;
+        let request = Request::new(purpose, more);
+        let taken = self.heap.pages.lock().allocator.allocate_at(page.plus(pages), more);
+        let grown = taken.filter(|&taken| {
+            let done = self.commit(taken, request);
+            if done.is_err() {
+                self.give_back(&mut SpanCache::default(), taken, Account::Free);
+            }
+            done.is_ok()
+        });
+        let Some(taken) = grown else {
+            self.meters.discharge(purpose, more.bytes());
+            return None;
+        };
+        self.heap.map.set(taken.page, more, id);
+        span.resize(pages + more);
+        self.ledger.post(|entry| {
+            entry.transfer(Account::Released, Account::Span(purpose), taken.released.bytes());
+            entry.transfer(Account::Free, Account::Span(purpose), (more - taken.released).bytes());
+            entry.span_resized(purpose, more.bytes(), Bytes::ZERO);
+        });
+        Some(Zeroed(taken.released == more))
+    }
+
+    /// Frees the last `fewer` pages of a span, which keeps at least one.
+    ///
+    /// # Safety
+    /// The caller holds the span, and nobody uses those pages any more.
+    pub unsafe fn shrink_in_place(&self, id: SpanId, fewer: Pages) {
+        let span = self.heap.registry.get(id).expect("a span that is held has a record");
+        let (pages, purpose) = (span.pages() - fewer, span.purpose());
+        debug_assert!(pages.0 > 0);
+        span.resize(pages);
+        self.ledger.post(|entry| {
+            entry.transfer(Account::Span(purpose), Account::Free, fewer.bytes());
+            entry.span_resized(purpose, Bytes::ZERO, fewer.bytes());
+        });
+        self.heap.pages.lock().allocator.free(span.page().plus(pages), fewer);
+        self.meters.discharge(purpose, fewer.bytes());
+    }
+
+    /// Gives up to `most` free bytes back to the system, from the top of the heap down. Returns how many it gave.
+    pub fn release(&self, most: Bytes) -> Bytes {
+        let (mut done, mut below) = (Bytes::ZERO, PageId(usize::MAX));
+        while done < most {
+            let wanted = (most - done).pages_ceil();
+            let taken = self.heap.pages.lock().allocator.take_releasable(below, wanted);
+            let Some((page, pages)) = taken else { break };
+            below = page;
+            // SAFETY: the allocator holds these pages for us: they are neither free for others nor in a span.
+            let released = unsafe { self.heap.region.release(page, pages) };
+            match released {
+                Ok(()) => {
+                    self.ledger.transfer(Account::Free, Account::Released, pages.bytes());
+                    self.heap.committed.fetch_sub(pages.bytes().0, Ordering::Relaxed);
+                    self.heap.pages.lock().allocator.free_released(page, pages);
+                    done += pages.bytes();
+                }
+                Err(_) => self.heap.pages.lock().allocator.free(page, pages),
+            }
+        }
+        done
+    }
+
+    /// Puts a mutator's cached pages back, so that others can have them and they can be released.
+    pub fn flush(&self, local: &mut SpanCache) {
+        if local.pages.is_empty() {
+            return;
+        }
+        let kept = local.pages.pages() - local.pages.released();
+        self.ledger.transfer(Account::Cached, Account::Free, kept.bytes());
+        self.heap.pages.lock().allocator.return_cache(&mut local.pages);
+    }
+
+    fn pick(&self, local: &mut SpanCache, request: Request) -> Result<Pick, Exhausted> {
+        if request.pages < CACHED_BELOW && request.align == Pages(1) {
+            if let Some(taken) = local.pages.allocate(request.pages) {
+                return Ok(Pick { taken, from: Account::Cached });
+            }
+            if local.pages.is_empty() {
+                self.refill(local, request)?;
+                if let Some(taken) = local.pages.allocate(request.pages) {
+                    return Ok(Pick { taken, from: Account::Cached });
+                }
+            }
+        }
+        let mut state = self.heap.pages.lock();
+        loop {
+            let taken = match request.align {
+                Pages(1) => state.allocator.allocate(request.pages),
+                align => state.allocator.allocate_aligned(request.pages, align),
+            };
+            match taken {
+                Some(taken) => return Ok(Pick { taken, from: Account::Free }),
+                None => self.grow(&mut state, request)?,
+            }
+        }
+    }
+
+    #[cold]
+    fn refill(&self, local: &mut SpanCache, request: Request) -> Result<(), Exhausted> {
+        let mut state = self.heap.pages.lock();
+        local.pages = state.allocator.fill_cache();
+        while local.pages.is_empty() {
+            self.grow(&mut state, request)?;
+            local.pages = state.allocator.fill_cache();
+        }
+        drop(state);
+        let kept = local.pages.pages() - local.pages.released();
+        self.ledger.transfer(Account::Free, Account::Cached, kept.bytes());
+        Ok(())
+    }
+
+    /// Adds chunks at the end of the heap, enough for the request whatever is free now.
+    #[cold]
+    fn grow(&self, state: &mut PageState, request: Request) -> Result<(), Exhausted> {
+        // Alignments beyond a chunk may skip as much again.
+        let skipped = if request.align.0 > CHUNK_PAGES { request.align } else { Pages(0) };
+        let chunks = (request.pages + skipped).0.div_ceil(CHUNK_PAGES);
+        let refused = |error| self.refused(request, error);
+        let first = state.handed;
+        let wanted = Pages(chunks * CHUNK_PAGES);
+        let region = &self.heap.region;
+        let end = first.first_page().plus(wanted);
+        if end.offset() > region.size().0 {
+            return Err(self.exhausted(request, Scarce::AddressSpace, region.size()));
+        }
+        self.heap.map.cover(first.first_page(), wanted, self.ledger).map_err(refused)?;
+        // A growth that failed half-way may have left committed chunks that the allocator does not have yet.
+        if end.offset() > region.committed().0 {
+            let missing = Bytes(end.offset() - region.committed().0);
+            region.grow(missing, self.ledger).map_err(|error| match error {
+                GrowError::AddressSpace { .. } => {
+                    self.exhausted(request, Scarce::AddressSpace, region.size())
+                }
+                GrowError::System(error) => self.refused(request, error),
+            })?;
+        }
+        state.allocator.grow(first, chunks, self.ledger).map_err(refused)?;
+        state.handed = ChunkId(first.0 + chunks);
+        Ok(())
+    }
+
+    /// Tells the system and the limit that the released pages among these are about to be used.
+    fn commit(&self, taken: Taken, request: Request) -> Result<(), Exhausted> {
+        if taken.released == Pages(0) {
+            return Ok(());
+        }
+        let bytes = taken.released.bytes();
+        self.heap.committed.fetch_add(bytes.0, Ordering::Relaxed);
+        let done = self.check_limit(request).and_then(|()| {
+            // SAFETY: the pages were taken and belong to no span yet.
+            let ready = unsafe { self.heap.region.ready(taken.page, taken.pages) };
+            ready.map_err(|error| self.refused(request, error))
+        });
+        if done.is_err() {
+            self.heap.committed.fetch_sub(bytes.0, Ordering::Relaxed);
+        }
+        done
+    }
+
+    fn check_limit(&self, request: Request) -> Result<(), Exhausted> {
+        let Some(limit) = self.heap.limit() else { return Ok(()) };
+        let excess = |committed: Bytes| Bytes(committed.0.saturating_sub(limit.0));
+        let over = excess(self.heap.committed());
+        if over > Bytes::ZERO {
+            self.release(over);
+            if excess(self.heap.committed()) > Bytes::ZERO {
+                return Err(self.exhausted(request, Scarce::HeapLimit, limit));
+            }
+        }
+        Ok(())
+    }
+
+    /// Undoes a pick. Which of the pages were released is known only if all or none were; else they count as
+    /// kept from here on, which errs on the side of clearing too much.
+    fn give_back(&self, local: &mut SpanCache, taken: Taken, from: Account) {
+        let untouched = if taken.released == taken.pages { taken.pages } else { Pages(0) };
+        if untouched == Pages(0) {
+            self.ledger.transfer(Account::Released, from, taken.released.bytes());
+            self.heap.committed.fetch_add(taken.released.bytes().0, Ordering::Relaxed);
+        }
+        let kept = taken.pages - untouched;
+        if from == Account::Cached {
+            local.pages.free(taken.page, kept);
+            local.pages.free_released(taken.page.plus(kept), untouched);
+        } else {
+            free_both(&mut self.heap.pages.lock().allocator, taken.page, kept, untouched);
+        }
+    }
+
+    fn exhausted(&self, request: Request, scarce: Scarce, limit: Bytes) -> Exhausted {
+        Exhausted { scarce, purpose: self.meters.name(request.purpose), wanted: request.pages.bytes(), limit }
+    }
+
+    fn refused(&self, request: Request, SystemError(errno): SystemError) -> Exhausted {
+        self.exhausted(request, Scarce::System(errno), Bytes::ZERO)
+    }
+}
+
+/// Whether memory reads as zeros.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Zeroed(pub bool);
+
+fn free_both(allocator: &mut PageAllocator, page: PageId, kept: Pages, untouched: Pages) {
+    if kept > Pages(0) {
+        allocator.free(page, kept);
+    }
+    if untouched > Pages(0) {
+        allocator.free_released(page.plus(kept), untouched);
+    }
+}

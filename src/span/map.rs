@@ -1,0 +1,77 @@
+//! From addresses to spans.
+//!
+//! One entry of four bytes for every page of the region: the number of the span that holds it. A look-up is a
+//! shift and a load. Entries of freed pages keep what they had; [`record`](super::record) says why that does no
+//! harm. (Go: `heapArena.spans`.)
+
+use super::record::SpanId;
+use crate::base::sync::{AtomicU32, Ordering};
+use crate::base::{PageId, Pages};
+use crate::os::{System, SystemError, Table};
+use crate::stats::{Ledger, MetadataKind};
+
+/// The map.
+pub struct SpanMap {
+    entries: Table<AtomicU32>,
+}
+
+impl SpanMap {
+    /// A map for a region of `pages`, none of them grown yet.
+    ///
+    /// # Errors
+    /// When the system refuses the address space.
+    pub fn reserve(system: System, pages: Pages, ledger: Ledger<'_>) -> Result<SpanMap, SystemError> {
+        let entries = Table::reserve(system, MetadataKind::SpanMap, pages.0, c"spanheap: span map", ledger)?;
+        Ok(SpanMap { entries })
+    }
+
+    /// Makes entries for pages that the heap grows by.
+    ///
+    /// # Errors
+    /// When the system refuses the memory; nothing has changed then.
+    pub fn cover(&self, page: PageId, pages: Pages, ledger: Ledger<'_>) -> Result<(), SystemError> {
+        self.entries.ensure(page.0..page.0 + pages.0, ledger)
+    }
+
+    /// The span that held the page last, if any ever did.
+    #[inline]
+    pub fn get(&self, page: PageId) -> Option<SpanId> {
+        SpanId(self.entries.get(page.0)?.load(Ordering::Acquire)).some()
+    }
+
+    /// Notes that a published span holds these pages.
+    #[inline]
+    pub(super) fn set(&self, page: PageId, pages: Pages, span: SpanId) {
+        for page in page.0..page.0 + pages.0 {
+            let entry = self.entries.get(page);
+            debug_assert!(entry.is_some(), "page {page} is not covered by the map");
+            if let Some(entry) = entry {
+                entry.store(span.0, Ordering::Release);
+            }
+        }
+    }
+
+    /// The entries, for the hot paths of rooms that have checked the page themselves.
+    pub fn as_ptr(&self) -> *const AtomicU32 {
+        self.entries.as_ptr()
+    }
+
+    /// Bytes committed for the map.
+    pub fn committed(&self) -> usize {
+        self.entries.committed_bytes().0
+    }
+
+    /// Where the memory behind it lies.
+    pub fn committed_ranges(&self) -> impl Iterator<Item = (crate::base::Address, crate::base::Bytes)> {
+        self.entries.committed_ranges()
+    }
+
+    /// Unmaps the map.
+    ///
+    /// # Safety
+    /// Nobody looks anything up any more.
+    pub unsafe fn destroy(&self) {
+        // SAFETY: the caller's promise.
+        unsafe { self.entries.destroy() }
+    }
+}

@@ -1,0 +1,293 @@
+//! The meters of the purposes: what each one may have, and what it has had at most.
+//!
+//! A meter is charged before a span is allocated and discharged after it is freed. That is a second count beside
+//! the books, kept because a limit must be decided at once and by all threads together, while the books' shards
+//! are added up only when somebody reads. [`check`](super::PageHeap::check) proves that both agree when no
+//! allocation is under way.
+//!
+//! A purpose exists from the moment the count of purposes covers it; its name is written before and never
+//! changes. (House: a purpose is a capability; who holds it may charge its meter.)
+
+use crate::base::purpose::{BUILT_IN, MAX_DECLARED, MAX_PURPOSES};
+use crate::base::sync::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use crate::base::{Bytes, Exhausted, Lock, PurposeId, PurposeName, Rank, Scarce};
+use core::cell::UnsafeCell;
+use core::fmt;
+
+const NO_LIMIT: usize = usize::MAX;
+
+/// One purpose's meter.
+#[repr(align(64))]
+pub struct Meter {
+    charged: AtomicUsize,
+    peak: AtomicUsize,
+    soft: AtomicUsize,
+    hard: AtomicUsize,
+    refused: AtomicU64,
+    soft_events: AtomicU64,
+    /// The soft limit was passed and nobody has been told yet.
+    pending: AtomicBool,
+    callback: UnsafeCell<Option<SoftLimitCallback>>,
+    name: UnsafeCell<PurposeName>,
+}
+
+/// What to call when a purpose passes its soft limit.
+#[derive(Clone, Copy)]
+pub struct SoftLimitCallback {
+    /// Called with `data` and what happened, by the thread whose allocation passed the limit, after that
+    /// allocation is complete. It may allocate.
+    pub call: fn(data: usize, event: &SoftLimitEvent),
+    /// Handed to `call`.
+    pub data: usize,
+}
+
+/// A purpose has passed its soft limit.
+#[derive(Clone, Copy, Debug)]
+pub struct SoftLimitEvent {
+    /// The purpose.
+    pub purpose: PurposeName,
+    /// What it has now.
+    pub inuse: Bytes,
+    /// The limit that it passed.
+    pub limit: Bytes,
+}
+
+/// Why a purpose could not be declared.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DeclareError {
+    /// The name is not one.
+    BadName(crate::base::purpose::BadName),
+    /// A purpose of this name exists.
+    Duplicate(PurposeName),
+    /// There are [`MAX_DECLARED`] already.
+    TooMany,
+}
+
+/// All meters of a heap.
+pub struct Meters {
+    count: AtomicUsize,
+    declaring: Lock<()>,
+    /// Some meter has `pending` set: one word to look at on the way out of an allocation.
+    pending: AtomicBool,
+    meters: [Meter; MAX_PURPOSES],
+}
+
+// SAFETY: names are written under `declaring` before the count that makes them visible, and never again;
+// callbacks are written and read under `declaring`.
+unsafe impl Sync for Meters {}
+
+impl Meters {
+    /// Fills zeroed memory in place: meters are too large for a stack.
+    ///
+    /// # Safety
+    /// `at` points to zeroed memory for a `Meters` that nobody else sees yet.
+    pub unsafe fn init(at: *mut Meters) {
+        // SAFETY: the memory is ours alone; zeros are valid for every field but the lock's rank, which is
+        // written, and the options, for which `None` is written.
+        unsafe {
+            (&raw mut (*at).declaring).write(Lock::new(Rank::Purposes, ()));
+            for i in 0..MAX_PURPOSES {
+                let meter = &raw mut (*at).meters[i];
+                (&raw mut (*meter).soft).write(AtomicUsize::new(NO_LIMIT));
+                (&raw mut (*meter).hard).write(AtomicUsize::new(NO_LIMIT));
+                (&raw mut (*meter).callback).write(UnsafeCell::new(None));
+                if i < BUILT_IN.len() {
+                    let name = PurposeName::built_in(PurposeId(i as u8));
+                    (&raw mut (*meter).name).write(UnsafeCell::new(name));
+                }
+            }
+            (&raw mut (*at).count).write(AtomicUsize::new(BUILT_IN.len()));
+        }
+    }
+
+    /// How many purposes there are; their numbers are below that.
+    pub fn count(&self) -> usize {
+        self.count.load(Ordering::Acquire)
+    }
+
+    /// The meter of a purpose that exists.
+    #[inline]
+    pub fn get(&self, purpose: PurposeId) -> &Meter {
+        &self.meters[purpose.index()]
+    }
+
+    /// The name of a purpose that exists.
+    pub fn name(&self, purpose: PurposeId) -> PurposeName {
+        assert!(purpose.index() < self.count(), "{purpose:?} does not exist");
+        // SAFETY: the count covers this name, so it was written before and stays.
+        unsafe { *self.get(purpose).name.get() }
+    }
+
+    /// The purpose with this name.
+    pub fn find(&self, name: &str) -> Option<PurposeId> {
+        (0..self.count() as u8).map(PurposeId).find(|&id| self.name(id).as_str() == name)
+    }
+
+    /// Makes a new purpose.
+    ///
+    /// # Errors
+    /// When the name is bad or taken, or there are [`MAX_DECLARED`] already.
+    pub fn declare(&self, name: &str) -> Result<PurposeId, DeclareError> {
+        let name = PurposeName::new(name).map_err(DeclareError::BadName)?;
+        let _declaring = self.declaring.lock();
+        if self.find(name.as_str()).is_some() {
+            return Err(DeclareError::Duplicate(name));
+        }
+        let count = self.count.load(Ordering::Relaxed);
+        if count == MAX_PURPOSES {
+            return Err(DeclareError::TooMany);
+        }
+        // SAFETY: the count does not cover this name yet and this thread holds `declaring`, so nobody reads it.
+        unsafe { *self.meters[count].name.get() = name };
+        self.count.store(count + 1, Ordering::Release);
+        Ok(PurposeId(count as u8))
+    }
+
+    /// Sets what is called when the purpose passes its soft limit.
+    pub fn set_callback(&self, purpose: PurposeId, callback: Option<SoftLimitCallback>) {
+        let _declaring = self.declaring.lock();
+        // SAFETY: callbacks are touched under `declaring` only.
+        unsafe { *self.get(purpose).callback.get() = callback };
+    }
+
+    /// Charges a purpose with bytes that are about to be allocated.
+    ///
+    /// # Errors
+    /// [`Exhausted`] with the purpose's limit, when they would exceed it. Then nothing is charged.
+    #[inline]
+    pub fn charge(&self, purpose: PurposeId, bytes: Bytes) -> Result<(), Exhausted> {
+        let meter = self.get(purpose);
+        let (hard, soft) = (meter.hard.load(Ordering::Relaxed), meter.soft.load(Ordering::Relaxed));
+        let now = if hard == NO_LIMIT {
+            meter.charged.fetch_add(bytes.0, Ordering::Relaxed) + bytes.0
+        } else {
+            self.charge_below(purpose, bytes, hard)?
+        };
+        if now > meter.peak.load(Ordering::Relaxed) {
+            meter.peak.fetch_max(now, Ordering::Relaxed);
+        }
+        if now > soft && now - bytes.0 <= soft {
+            meter.soft_events.fetch_add(1, Ordering::Relaxed);
+            meter.pending.store(true, Ordering::Relaxed);
+            self.pending.store(true, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    #[cold]
+    fn charge_below(&self, purpose: PurposeId, bytes: Bytes, hard: usize) -> Result<usize, Exhausted> {
+        let meter = self.get(purpose);
+        let fits = |now: usize| now.checked_add(bytes.0).filter(|&then| then <= hard);
+        match meter.charged.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits) {
+            Ok(before) => Ok(before + bytes.0),
+            Err(_) => {
+                meter.refused.fetch_add(1, Ordering::Relaxed);
+                Err(Exhausted {
+                    scarce: Scarce::PurposeLimit,
+                    purpose: self.name(purpose),
+                    wanted: bytes,
+                    limit: Bytes(hard),
+                })
+            }
+        }
+    }
+
+    /// Takes a charge back.
+    #[inline]
+    pub fn discharge(&self, purpose: PurposeId, bytes: Bytes) {
+        let before = self.get(purpose).charged.fetch_sub(bytes.0, Ordering::Relaxed);
+        debug_assert!(before >= bytes.0, "{purpose:?} discharged below zero");
+    }
+
+    /// Whether [`Meters::tell`] has something to do.
+    #[inline]
+    pub fn has_news(&self) -> bool {
+        self.pending.load(Ordering::Relaxed)
+    }
+
+    /// Calls the callbacks of the purposes that passed their soft limits. No lock is held meanwhile, so they may
+    /// allocate, and even pass a limit again.
+    #[cold]
+    pub fn tell(&self) {
+        self.pending.store(false, Ordering::Relaxed);
+        for purpose in (0..self.count() as u8).map(PurposeId) {
+            let meter = self.get(purpose);
+            if !meter.pending.swap(false, Ordering::Acquire) {
+                continue;
+            }
+            let callback = {
+                let _declaring = self.declaring.lock();
+                // SAFETY: callbacks are touched under `declaring` only.
+                unsafe { *meter.callback.get() }
+            };
+            if let Some(SoftLimitCallback { call, data }) = callback {
+                let (inuse, limit) = (meter.inuse(), meter.soft_limit().unwrap_or_default());
+                call(data, &SoftLimitEvent { purpose: self.name(purpose), inuse, limit });
+            }
+        }
+    }
+
+    /// The lock under which purposes are declared, for `fork`.
+    pub fn declaring_lock(&self) -> &Lock<()> {
+        &self.declaring
+    }
+}
+
+impl Meter {
+    /// Bytes charged now.
+    pub fn inuse(&self) -> Bytes {
+        Bytes(self.charged.load(Ordering::Relaxed))
+    }
+
+    /// The most bytes that were ever charged at once.
+    pub fn peak(&self) -> Bytes {
+        Bytes(self.peak.load(Ordering::Relaxed))
+    }
+
+    /// The limit above which charges are refused.
+    pub fn hard_limit(&self) -> Option<Bytes> {
+        limit_of(&self.hard)
+    }
+
+    /// The limit above which somebody is told.
+    pub fn soft_limit(&self) -> Option<Bytes> {
+        limit_of(&self.soft)
+    }
+
+    /// Sets or lifts the hard limit. What is above it already stays; nothing more comes in.
+    pub fn set_hard_limit(&self, limit: Option<Bytes>) {
+        self.hard.store(limit.map_or(NO_LIMIT, |bytes| bytes.0), Ordering::Relaxed);
+    }
+
+    /// Sets or lifts the soft limit.
+    pub fn set_soft_limit(&self, limit: Option<Bytes>) {
+        self.soft.store(limit.map_or(NO_LIMIT, |bytes| bytes.0), Ordering::Relaxed);
+    }
+
+    /// How many charges were refused.
+    pub fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    /// How often the soft limit was passed.
+    pub fn soft_events(&self) -> u64 {
+        self.soft_events.load(Ordering::Relaxed)
+    }
+}
+
+fn limit_of(word: &AtomicUsize) -> Option<Bytes> {
+    let limit = word.load(Ordering::Relaxed);
+    (limit != NO_LIMIT).then_some(Bytes(limit))
+}
+
+impl fmt::Display for DeclareError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            DeclareError::BadName(why) => write!(f, "{why}"),
+            DeclareError::Duplicate(name) => write!(f, "a purpose named {name} exists already"),
+            DeclareError::TooMany => write!(f, "a heap has at most {MAX_DECLARED} declared purposes"),
+        }
+    }
+}
+
+impl core::error::Error for DeclareError {}
