@@ -169,10 +169,11 @@ impl Tree {
     }
 
     /// The lowest run of `pages` free pages that begins above `after`, or in the last `run` pages of that chunk,
-    /// which are free. `after` is grown.
+    /// which are free and too few. `after` is grown.
     ///
     /// The walk goes along a block, up where the block ends, and down where an entry promises a run inside.
     pub(super) fn find(&mut self, after: ChunkId, mut run: usize, pages: Pages) -> Option<Found> {
+        debug_assert!(run < pages.0, "{run} pages of {after:?} are enough for {pages:?}");
         self.settle();
         let (mut level, mut index) = Tree::up(LEAF, after.0 + 1);
         loop {
@@ -310,8 +311,8 @@ mod tests {
             prop_assert_eq!(wrong, None);
             for (at, pages) in searches {
                 let after = *at.get(&grown);
-                let run = leaves[after].end();
                 for pages in [1, pages % 512 + 1, pages] {
+                    let run = leaves[after].end().min(pages - 1);
                     let found = tree.find(ChunkId(after), run, Pages(pages));
                     prop_assert_eq!(found, find_by_leaf(&leaves, after, run, pages), "{} after {}", pages, after);
                 }
