@@ -128,6 +128,15 @@ fn early_beside_another_library() {
     plain.done();
 }
 
+/// What dead threads left goes back to the system once it is freed.
+#[test]
+fn orphans_memory_returns() {
+    let program = compiled("orphans.c");
+    let Some(door @ Door::Ours(_)) = door() else { return };
+    let ran = Run::new(&program).args(["returned"]).through(door).run();
+    ran.succeeded("orphans returned").kept_books("orphans returned", door).done();
+}
+
 /// Where no file can be opened there are no books, and nothing else is amiss.
 #[test]
 fn empty_root() {
