@@ -15,7 +15,7 @@
 //! - **Reserved**: an address range that nobody else gets. Touching it is a fault; it costs nothing but a place
 //!   in the system's list of mappings.
 //! - **Released**: may be touched, once it has been made ready. The system keeps no memory behind it. On Linux
-//!   it reads as zero; under the [simulated](simulated) system it reads as poison once it has been released.
+//!   it reads as zero; under the [simulated] system it reads as poison once it has been released.
 //! - **Ready**: in use. Memory comes with the first touch. Fresh from `ready` it reads as zero.
 //!
 //! On Linux, `ready` does nothing: the first touch finds a zeroed page. It is a call all the same, because it is
@@ -54,10 +54,12 @@ pub mod system;
 pub mod table;
 #[cfg(all(test, not(loom)))]
 pub(crate) mod testing;
+#[cfg(all(test, not(loom)))]
+mod tests;
 
 pub use permanent::Permanent;
 pub use pool::{Pool, Taken};
-pub use region::{GrowError, Region, ReserveError};
+pub use region::{DEFAULT_REGION, GrowError, LEAST_REGION, Region, ReserveError};
 pub use simulated::Simulated;
 pub use system::{Hint, Nanoseconds, System, SystemError};
 pub use table::{Table, Zeroed};

@@ -344,3 +344,151 @@ fn states_size(size: Bytes) -> Bytes {
     let page = super::System::Linux.page_size().0;
     Bytes((size.0 / page).next_multiple_of(page))
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::super::System;
+    use super::super::testing::simulated;
+    use super::*;
+    use proptest::prelude::*;
+
+    const PAGES: usize = 24;
+
+    fn page() -> Bytes {
+        System::Linux.page_size()
+    }
+
+    #[test]
+    fn a_static_will_do() {
+        static SIMULATED: Simulated = Simulated::new();
+        let system = System::Simulated(&SIMULATED);
+        let at = system.reserve(Bytes::mib(4), Bytes::mib(4)).unwrap();
+        assert_eq!(SIMULATED.reserved_bytes(), Bytes::mib(4));
+        // SAFETY: just reserved.
+        unsafe { system.unmap(at, Bytes::mib(4)) };
+        assert_eq!(SIMULATED.reserved_bytes(), Bytes::ZERO);
+    }
+
+    #[test]
+    fn time_and_chance_are_the_tests() {
+        let ((one, system), (_, other)) = (simulated(), simulated());
+        assert_eq!(system.now(), Nanoseconds(0));
+        one.advance(Nanoseconds(5));
+        assert_eq!(system.now(), Nanoseconds(5));
+        let draw = |system: System| [system.random(), system.random(), system.random()];
+        let drawn = draw(system);
+        assert_eq!(drawn, draw(other));
+        assert_ne!(drawn[0], drawn[1]);
+    }
+
+    #[test]
+    fn the_calls_in_the_window_are_refused() {
+        let (simulated, system) = simulated();
+        system.reserve(page(), page()).unwrap();
+        simulated.refuse(2, 3);
+        let outcomes: Vec<_> = (0..7).map(|_| system.reserve(page(), page()).is_ok()).collect();
+        assert_eq!(outcomes, [true, true, false, false, false, true, true]);
+        assert_eq!((simulated.calls(), simulated.calls_of(Call::Reserve), simulated.refusals()), (8, 8, 3));
+    }
+
+    #[test]
+    #[should_panic(expected = "made ready without a commit")]
+    fn ready_needs_a_commit() {
+        let (_, system) = simulated();
+        let at = system.reserve(page(), page()).unwrap();
+        // SAFETY: just reserved; the call is checked before anything is touched.
+        let _ = unsafe { system.ready(at, page()) };
+    }
+
+    #[test]
+    #[should_panic(expected = "is not reserved")]
+    fn foreign_memory_is_noticed() {
+        let (_, system) = simulated();
+        let at = System::Linux.reserve(page(), page()).unwrap();
+        // SAFETY: the call is checked before anything is touched.
+        let _ = unsafe { system.release(at, page()) };
+    }
+
+    #[derive(Clone, Copy, PartialEq, Debug)]
+    enum Model {
+        Reserved,
+        Fresh,
+        Poisoned,
+        Ready(u8),
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(128))]
+
+        /// Every page is in the state, and holds the bytes, that a list of states says; a refused call changes
+        /// neither.
+        #[test]
+        fn pages_are_where_the_model_says(
+            memory in 1..=PAGES,
+            steps in proptest::collection::vec((0u8..4, 0..PAGES, 1usize..8, 0u8..8), 1..40),
+        ) {
+            let (simulated, system) = simulated();
+            let page = page().0;
+            simulated.set_memory(Bytes(memory * page));
+            let base = system.reserve(Bytes(PAGES * page), Bytes(page)).unwrap();
+            let mut model = [Model::Reserved; PAGES];
+            for (step, (what, first, length, refuse)) in (1u8..).zip(steps) {
+                let part = first..(first + length).min(PAGES);
+                let (at, size) = (base.wrapping_add(first * page), Bytes(part.len() * page));
+                if refuse == 0 {
+                    simulated.refuse(0, 1);
+                }
+                let committed = !model[part.clone()].contains(&Model::Reserved);
+                let ready = |model: &[Model]| model.iter().filter(|m| matches!(m, Model::Ready(_))).count();
+                let after = ready(&model) + part.len() - ready(&model[part.clone()]);
+                let (done, expected) = match what {
+                    // SAFETY: inside the reservation.
+                    0 => (unsafe { system.commit(at, size) }, true),
+                    // SAFETY: inside the reservation, and committed.
+                    1 if committed => (unsafe { system.ready(at, size) }, after <= memory || after == ready(&model)),
+                    // SAFETY: as above.
+                    2 if committed => (unsafe { system.release(at, size) }, true),
+                    _ => {
+                        for i in part {
+                            if let Model::Ready(_) = model[i] {
+                                // SAFETY: ready memory of this test's.
+                                unsafe { base.add(i * page).write_bytes(step, page) };
+                                model[i] = Model::Ready(step);
+                            }
+                        }
+                        simulated.refuse_nothing();
+                        continue;
+                    }
+                };
+                simulated.refuse_nothing();
+                prop_assert_eq!(done.is_ok(), expected && refuse != 0);
+                if done.is_ok() {
+                    for state in &mut model[part] {
+                        *state = match (what, *state) {
+                            (0, Model::Reserved) => Model::Fresh,
+                            (1, Model::Fresh | Model::Poisoned) => Model::Ready(0),
+                            (2, Model::Ready(_)) => Model::Poisoned,
+                            (_, same) => same,
+                        };
+                    }
+                }
+                prop_assert_eq!(simulated.ready_bytes().0, ready(&model) * page);
+                prop_assert!(simulated.most_ready_bytes().0 <= memory * page);
+                for (i, state) in model.iter().enumerate() {
+                    let byte = match state {
+                        Model::Reserved => continue,
+                        Model::Fresh => 0,
+                        Model::Poisoned => POISON,
+                        Model::Ready(byte) => *byte,
+                    };
+                    // SAFETY: committed memory of this test's.
+                    let bytes = unsafe { core::slice::from_raw_parts(base.add(i * page), page) };
+                    prop_assert!(bytes.iter().all(|&b| b == byte), "page {} is not {:?}", i, state);
+                }
+            }
+            // SAFETY: the test's own, and done with.
+            unsafe { system.unmap(base, Bytes(PAGES * page)) };
+            prop_assert_eq!(simulated.ready_bytes(), Bytes::ZERO);
+        }
+    }
+}
