@@ -16,5 +16,5 @@ pub use front::{Collected, Config, Fault, Heap, ManualSpan, Misuse, Purpose, Spa
 pub use stats::Snapshot;
 
 /// Fuzz bodies, which know the crate by its name, are tests of the rooms as well.
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 extern crate self as spanheap;

@@ -124,7 +124,7 @@ fn mask(from: usize, n: usize) -> u64 {
     u64::MAX >> (64 - n) << from
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
 

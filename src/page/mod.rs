@@ -64,7 +64,7 @@ mod release;
 mod summary;
 mod tree;
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;
 
 pub use allocator::{ChunkView, PageAllocator, Taken};

@@ -120,7 +120,7 @@ impl PageAllocator {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::super::chunk::Bits;
     use super::*;

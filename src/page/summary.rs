@@ -79,7 +79,7 @@ impl core::fmt::Debug for Summary {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
     use proptest::prelude::*;

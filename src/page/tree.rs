@@ -253,7 +253,7 @@ pub(super) struct WrongSummary {
     pub(super) first: ChunkId,
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
     use crate::os::testing::books;
