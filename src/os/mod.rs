@@ -52,7 +52,7 @@ pub mod region;
 pub mod simulated;
 pub mod system;
 pub mod table;
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
 pub(crate) mod testing;
 #[cfg(all(test, not(loom)))]
 mod tests;

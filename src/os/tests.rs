@@ -176,7 +176,10 @@ fn growth_is_one_named_mapping() {
     };
     let lines: Vec<_> = maps.lines().filter(inside).collect();
     assert_eq!(lines.len(), 1, "{lines:#?}");
-    let kernel_has_names = rustix::process::set_virtual_memory_region_name(&[], None).is_ok();
+    let page = core::ptr::without_provenance(System::Linux.page_size().0);
+    // SAFETY: a slice of length zero at an aligned address that is not null; the kernel refuses others.
+    let nothing = unsafe { core::slice::from_raw_parts(page, 0) };
+    let kernel_has_names = rustix::process::set_virtual_memory_region_name(nothing, Some(c"x")).is_ok();
     assert_eq!(lines[0].ends_with("[anon:spanheap: pages]"), kernel_has_names, "{lines:?}");
     // SAFETY: the test's own, and done with.
     unsafe { region.destroy() };
