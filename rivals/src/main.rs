@@ -1,0 +1,90 @@
+//! `rivals`: Spanheap's `malloc` library beside mimalloc, jemalloc, tcmalloc and glibc.
+//!
+//! One run goes through a list of *workloads* (real programs and the classic allocator benchmarks of the
+//! program `classic`). Each is run under every *allocator* in turn, round after round, so that a busy moment of
+//! the machine hits all of them; the table shows medians as ratios to mimalloc. A workload's output and exit
+//! code must be what they are under glibc; anything else is an error in the table, not a time.
+//!
+//! ```text
+//! inputs ──> programs ─┐
+//!            redis     ├─> workload ──> compare ──> report
+//!            classic  ─┘      │            │
+//!                          measure     allocators
+//! instructions: counts of the cached malloc+free pair
+//! ```
+//!
+//! - [`allocators`] finds the libraries to preload and installs or builds what is missing.
+//! - [`workload`] is what one measured run is; [`programs`], [`redis`] and [`classic`] are the list.
+//! - [`measure`] runs a process and returns its wall time, its processor time and its peak resident set.
+//! - [`compare`] does the rounds; [`report`] turns samples into tables and JSON.
+//! - [`instructions`] is a command of its own.
+//!
+//! What this program does not know: anything about Spanheap's inside. It preloads a library, like the others.
+
+mod allocators;
+mod classic;
+mod compare;
+mod inputs;
+mod instructions;
+mod measure;
+mod packages;
+mod programs;
+mod redis;
+mod report;
+mod workload;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Either the comparison with its options, or one of the other commands.
+#[derive(Parser)]
+#[command(
+    name = "rivals",
+    about = "Spanheap and its rivals side by side",
+    args_conflicts_with_subcommands = true
+)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    compare: compare::Options,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Time and peak memory of every workload under every allocator (the default)
+    Compare(compare::Options),
+    /// Instructions of a cached malloc+free pair, counted by callgrind
+    Instructions(instructions::Options),
+    /// The names of all workloads
+    List,
+    /// Makes a workload's inputs in the current folder; the comparison runs this in a process of its own, so
+    /// that its own memory stays small (see `measure`)
+    #[command(hide = true)]
+    Prepare { name: String },
+}
+
+/// What every command ends with: `Ok(true)` when all is well, `Ok(false)` when a check failed (and was printed).
+type Verdict = Result<bool, Box<dyn std::error::Error>>;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let verdict = match arguments.command.unwrap_or(Command::Compare(arguments.compare)) {
+        Command::Compare(options) => compare::run(&options),
+        Command::Instructions(options) => instructions::run(&options),
+        Command::List => {
+            workload::all().iter().for_each(|workload| println!("{:<16} {}", workload.name, workload.about));
+            Ok(true)
+        }
+        Command::Prepare { name } => workload::prepare(&name).map(|()| true).map_err(Into::into),
+    };
+    match verdict {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("rivals: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
