@@ -73,6 +73,11 @@ pub(crate) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the member lies in the workspace")
 }
 
+/// The folder cargo builds into.
+pub(crate) fn target() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
+}
+
 /// Builds our library and returns its path.
 fn build() -> Result<PathBuf, String> {
     let status = Command::new("cargo")
@@ -80,8 +85,7 @@ fn build() -> Result<PathBuf, String> {
         .current_dir(root())
         .status()
         .map_err(|error| format!("cargo does not start: {error}"))?;
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
-    let library = target.join("release/libspanheap_malloc.so");
+    let library = target().join("release/libspanheap_malloc.so");
     match (status.success(), library.exists()) {
         (true, true) if serves(&library) => Ok(library),
         (true, true) => Err(format!("{} defines no malloc", library.display())),

@@ -10,20 +10,21 @@
 //!            redis     ├─> workload ──> compare ──> report
 //!            classic  ─┘      │            │
 //!                          measure     allocators
-//! instructions: counts of the cached malloc+free pair
+//! instructions: counts of the cached malloc+free pair     gospans: Go's page heap
 //! ```
 //!
 //! - [`allocators`] finds the libraries to preload and installs or builds what is missing.
 //! - [`workload`] is what one measured run is; [`programs`], [`redis`] and [`classic`] are the list.
 //! - [`measure`] runs a process and returns its wall time, its processor time and its peak resident set.
 //! - [`compare`] does the rounds; [`report`] turns samples into tables and JSON.
-//! - [`instructions`] is a command of its own.
+//! - [`instructions`] and [`gospans`] are commands of their own.
 //!
 //! What this program does not know: anything about Spanheap's inside. It preloads a library, like the others.
 
 mod allocators;
 mod classic;
 mod compare;
+mod gospans;
 mod inputs;
 mod instructions;
 mod measure;
@@ -57,6 +58,8 @@ enum Command {
     Compare(compare::Options),
     /// Instructions of a cached malloc+free pair, counted by callgrind
     Instructions(instructions::Options),
+    /// Time of Go's page heap: allocManual and freeManual of 1 to 8 pages
+    Gospans(gospans::Options),
     /// The names of all workloads
     List,
     /// Makes a workload's inputs in the current folder; the comparison runs this in a process of its own, so
@@ -73,6 +76,7 @@ fn main() -> ExitCode {
     let verdict = match arguments.command.unwrap_or(Command::Compare(arguments.compare)) {
         Command::Compare(options) => compare::run(&options),
         Command::Instructions(options) => instructions::run(&options),
+        Command::Gospans(options) => gospans::run(&options),
         Command::List => {
             workload::all().iter().for_each(|workload| println!("{:<16} {}", workload.name, workload.about));
             Ok(true)
