@@ -10,6 +10,10 @@
 //!
 //! For `fork` a lock can be taken without a guard ([`Lock::acquire`]) and given back by whoever is then
 //! the only thread ([`Lock::release`]).
+//!
+//! # Safety
+//! The value is reached by whoever holds the word: through a guard, or, after `acquire`, by a promise to be the
+//! only one to look.
 
 use super::sync::{self, AtomicU32, Ordering};
 use core::cell::UnsafeCell;

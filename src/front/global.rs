@@ -1,4 +1,7 @@
 //! The global allocator's door.
+//!
+//! # Safety
+//! The contract of `GlobalAlloc` is that of the process heap's own doors, to which everything is handed on.
 
 use crate::front::heap::Heap;
 use crate::front::process;

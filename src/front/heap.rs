@@ -1,4 +1,8 @@
 //! A heap as a value.
+//!
+//! # Safety
+//! A handle owns its core: the core is there as long as the handle is, and what comes from the heap borrows it.
+//! The caches of the calling thread's mutator are the thread's own; the shared mutator's are never used from here.
 
 use crate::base::{Bytes, Exhausted, Guard, PurposeId, purpose};
 use crate::block::BlockCache;

@@ -1,4 +1,7 @@
 //! A span in its holder's hands.
+//!
+//! # Safety
+//! A span is its holder's alone, so references to its bytes follow those to the holder. It is freed once, by `drop`.
 
 use crate::base::{Address, Bytes, Exhausted, Pages, PurposeName};
 use crate::front::heap::Heap;

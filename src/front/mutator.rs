@@ -15,6 +15,10 @@
 //! 1. An attached mutator's fast paths belong to its thread; everything else to whoever holds `local`.
 //! 2. `state` changes under `local`, except before anyone else knows the mutator.
 //! 3. The mutator's shard of the books is written by the holder of its own `local` alone.
+//!
+//! # Safety
+//! A mutator is made in place, in memory that nobody else knows yet. Its cells are touched as invariant 1 says, which is
+//! why sharing it between threads does no harm.
 
 use crate::base::purpose::MAX_PURPOSES;
 use crate::base::sync::{AtomicU32, Ordering};

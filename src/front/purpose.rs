@@ -2,6 +2,10 @@
 //!
 //! A [`Purpose`] is a capability: whoever has one can allocate spans and blocks of it, and there is no other way to.
 //! Memory under the collector has another type, [`Collected`], which opens none of the manual doors.
+//!
+//! # Safety
+//! Blocks that are handed out through `Allocator` live until they are freed and do not move, whichever copy of the
+//! purpose frees them.
 
 use crate::base::{Bytes, Exhausted, PurposeId, PurposeName};
 use crate::front::heap::Heap;

@@ -1,6 +1,9 @@
 //! The books of the process heap, written out: at exit, and when a program asks.
 //!
 //! A snapshot is too large for the stack of a small thread, so it stands in memory of its own while it is written.
+//!
+//! # Safety
+//! The snapshot's memory is mapped and unmapped here, and lent out in between.
 
 use crate::base::Bytes;
 use crate::front::environment;

@@ -3,6 +3,9 @@
 //! The kernel knows system pages with memory behind them; the heap knows whose each one is. The difference to what
 //! the books expect is memory that was allocated and never touched. For spans of small blocks the heap knows that part
 //! (blocks that were never carved); for large blocks only the kernel does.
+//!
+//! # Safety
+//! Bodies of spans are read without their owners' leave. Nothing but an estimate follows from what is read.
 
 use crate::base::{Address, Bytes, PAGE_SIZE};
 use crate::block::body::{BlockSpan, Phase};

@@ -3,6 +3,10 @@
 //! A thread keeps a short list of (heap, mutator). When it ends, each mutator is parked, if its heap still exists:
 //! living heaps are listed here, and the lock of that list is held meanwhile. A thread with more heaps than the
 //! list holds, or one that is past its end, works through the heaps' shared mutators.
+//!
+//! # Safety
+//! A place in a thread's list is believed only while its heap is known to live: by a caller who holds the heap, or
+//! because it is listed and the list is locked.
 
 use crate::base::{Lock, Rank};
 use crate::front::core::HeapCore;

@@ -3,6 +3,9 @@
 //! One entry of four bytes for every page of the region: the number of the span that holds it. A look-up is a
 //! shift and a load. Entries of freed pages keep what they had; [`record`](super::record) says why that does no
 //! harm. (Go: `heapArena.spans`.)
+//!
+//! # Safety
+//! The entries are lent out for hot paths as a pointer; nobody follows it once the heap goes.
 
 use super::record::SpanId;
 use crate::base::sync::{AtomicU32, Ordering};

@@ -7,6 +7,10 @@
 //!
 //! A purpose exists from the moment the count of purposes covers it; its name is written before and never
 //! changes. (House: a purpose is a capability; who holds it may charge its meter.)
+//!
+//! # Safety
+//! Names and callbacks are cells: a name is written once, before the count covers it; a callback is touched under the
+//! lock of declarations alone.
 
 use crate::base::purpose::{BUILT_IN, MAX_DECLARED, MAX_PURPOSES};
 use crate::base::sync::{AtomicBool, AtomicU64, AtomicUsize, Ordering};

@@ -3,6 +3,9 @@
 //! Records are taken from three places, the nearest first: a mutator's own cache, the set of dead records, and
 //! the part of the table that was never used. Only the last needs a lock, and only one mutator in sixteen
 //! takes it.
+//!
+//! # Safety
+//! All-zero memory is a dead record, and memory of a record stays one (the record's first invariant).
 
 use super::record::{Span, SpanId};
 use super::set::{LinkOf, SpanSet};

@@ -3,6 +3,9 @@
 //! [`Entry::transfer`] moves bytes from one account to another, so the sum over all accounts is zero by
 //! construction. Beside it stand events that only ever grow (the *tally*). Entries made in one
 //! [`Ledger::post`] are in a snapshot together or not at all.
+//!
+//! # Safety
+//! Shards are linked by address: a caller promises that they stay where they are. The shared shard is a part of the books.
 
 use super::account::{Account, FIXED_ACCOUNTS};
 use super::shard::{Shard, Shards, Transaction};
