@@ -85,10 +85,10 @@ impl File {
     }
 }
 
-/// Whether a whole file is compiled for tests only.
+/// Whether a whole file is for tests or measurements, and ships nothing.
 fn is_for_tests(path: &str) -> bool {
     let name = path.rsplit('/').next().unwrap_or(path);
-    path.split('/').rev().skip(1).any(|folder| ["tests", "fuzz", "bench", "benches"].contains(&folder))
+    path.split('/').rev().skip(1).any(|folder| ["tests", "fuzz", "rivals"].contains(&folder))
         || ["tests.rs", "testing.rs", "model.rs"].contains(&name)
 }
 

@@ -17,8 +17,8 @@
 //! 3. The mutator's shard of the books is written by the holder of its own `local` alone.
 //!
 //! # Safety
-//! A mutator is made in place, in memory that nobody else knows yet. Its cells are touched as invariant 1 says, which is
-//! why sharing it between threads does no harm.
+//! A mutator is made in place, in memory that nobody else knows yet. Its cells are touched as invariant 1 says, so
+//! sharing it between threads does no harm.
 
 use crate::base::purpose::MAX_PURPOSES;
 use crate::base::sync::{AtomicU32, Ordering};

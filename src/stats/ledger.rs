@@ -5,7 +5,8 @@
 //! [`Ledger::post`] are in a snapshot together or not at all.
 //!
 //! # Safety
-//! Shards are linked by address: a caller promises that they stay where they are. The shared shard is a part of the books.
+//! Shards are linked by address: a caller promises that they stay where they are. The shared shard is a part of
+//! the books.
 
 use super::account::{Account, FIXED_ACCOUNTS};
 use super::shard::{Shard, Shards, Transaction};
