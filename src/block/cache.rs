@@ -7,6 +7,7 @@
 
 use super::body::{BlockSpan, FreeBlock, Phase, id_of};
 use super::central::BlockCentral;
+use super::remote::{self, Taken, Waiting};
 use crate::base::class::{CLASSES, MAX_DIRECT, MAX_SMALL, SizeClass};
 use crate::base::sync::{AtomicU32, Ordering};
 use crate::base::{PAGE_SHIFT, PAGE_SIZE, Pages, PurposeId};
@@ -55,7 +56,7 @@ pub struct Work<'a> {
     pub ground: Ground<'a>,
     /// The owner's pages and records.
     pub spans: &'a mut SpanCache,
-    /// Everyone's remote lists.
+    /// Everyone's inboxes.
     pub central: &'a BlockCentral,
 }
 
@@ -265,14 +266,7 @@ impl BlockCache {
             debug_assert_eq!((*span).trip, 0);
             let cache = &mut *(*span).cache;
             match (*span).phase {
-                Phase::Full => {
-                    (*span).trip = (*span).blocks - (*span).full_trip();
-                    (*span).phase = Phase::Listed;
-                    cache.list(work, span);
-                    if (*span).trip == 0 {
-                        BlockCache::attend(work, span);
-                    }
-                }
+                Phase::Full => cache.relist(work, span, 0),
                 Phase::Listed => {
                     cache.unlist(work, span);
                     cache.discard(work, span);
@@ -283,24 +277,63 @@ impl BlockCache {
         }
     }
 
-    /// Puts back what others have freed, and hands on what belongs to somebody else by now.
+    /// Puts back what others have freed, and hands on spans that belong to somebody else by now.
     ///
     /// # Safety
-    /// See the head of this file; `blocks` was taken from the remote list of the owner `owner`.
-    pub unsafe fn put_back(work: &mut Work<'_>, owner: u32, mut blocks: *mut FreeBlock) {
-        while !blocks.is_null() {
-            let block = blocks;
-            // SAFETY: the blocks were taken from a list and are ours to put back; each lies in a block span
-            // that is not freed before they are.
+    /// See the head of this file; `spans` was taken from the inbox of the owner `owner`.
+    pub unsafe fn put_back(work: &mut Work<'_>, owner: u32, mut spans: Taken) {
+        let heap = work.ground.heap;
+        while let Some(id) = spans.next(heap.links()) {
+            let span = heap.span(id).expect("spans in inboxes have records");
+            let body = span.body::<BlockSpan>();
+            // SAFETY: a span in an inbox has blocks in use, so it is there; if it names this owner, it is ours.
             unsafe {
-                blocks = (*block).next;
-                let span = body_of(work, block.cast());
-                let now = (*span).owner.load(Ordering::Relaxed);
-                if now != owner {
-                    work.central.list(now).push(block);
-                } else if push(span, block) {
-                    BlockCache::attend(work, span);
+                let now = (*body).owner.load(Ordering::Relaxed);
+                if now == owner {
+                    BlockCache::absorb(work, span, body);
+                } else {
+                    work.central.inbox(now).push(id, heap.links());
                 }
+            }
+        }
+    }
+
+    /// Takes the blocks that wait in a span into its free list, all at once.
+    ///
+    /// # Safety
+    /// See the head of this file; the span is the owner's and was taken from an inbox.
+    pub unsafe fn absorb(work: &mut Work<'_>, span: &Span, body: *mut BlockSpan) {
+        let waiting = remote::take(span.word());
+        let memory = work.ground.heap.region().page_pointer(span.page());
+        // SAFETY: the blocks waited in the span, so they are its own and in nobody's use.
+        unsafe {
+            (*Waiting::block(memory, waiting.first)).next = (*body).free;
+            (*body).free = Waiting::block(memory, waiting.last);
+            (*body).frees += u64::from(waiting.count);
+            let count = u32::from(waiting.count);
+            if (*body).phase == Phase::Full && count >= (*body).trip {
+                // More came back than the span waited for; what is beyond counts as in `Listed`.
+                let beyond = count - (*body).trip;
+                (*body).trip = 0;
+                (*(*body).cache).relist(work, body, beyond);
+            } else {
+                (*body).trip -= count;
+                if (*body).trip == 0 {
+                    BlockCache::attend(work, body);
+                }
+            }
+        }
+    }
+
+    /// Lists a full span that tripped, less `beyond` blocks that came back with the last that it waited for.
+    unsafe fn relist(&mut self, work: &mut Work<'_>, span: *mut BlockSpan, beyond: u32) {
+        // SAFETY: the span is the owner's and in no list.
+        unsafe {
+            (*span).trip = (*span).blocks - (*span).full_trip() - beyond;
+            (*span).phase = Phase::Listed;
+            self.list(work, span);
+            if (*span).trip == 0 {
+                BlockCache::attend(work, span);
             }
         }
     }
@@ -504,20 +537,6 @@ unsafe fn post(work: &Work<'_>, span: *mut BlockSpan) {
             entry.class(row, ClassEvent::Freed, freed);
         });
         ((*span).posted, (*span).frees) = (used, 0);
-    }
-}
-
-/// The body of the span that holds a block.
-///
-/// # Safety
-/// The pointer lies in a span in use.
-unsafe fn body_of(work: &Work<'_>, pointer: *mut u8) -> *mut BlockSpan {
-    let heap = work.ground.heap;
-    let page = (pointer.addr() - heap.region().base().0) >> PAGE_SHIFT;
-    // SAFETY: the caller's promise: the page has an entry, and that a record.
-    unsafe {
-        let id = (*heap.map().as_ptr().add(page)).load(Ordering::Relaxed);
-        (*heap.records().add(id as usize)).body()
     }
 }
 

@@ -12,8 +12,8 @@
 //!   └───────────────────────────────┘           └──────────────────────────────┘
 //! ```
 //!
-//! Anyone else who frees a block pushes it onto the owner's *remote list* with one compare-and-swap; the owner
-//! takes the whole list with one exchange when it next runs out of blocks.
+//! A block that anyone else frees waits in its span, put there with one compare-and-swap, until the owner runs out
+//! of blocks and looks ([`remote`]).
 //!
 //! ## States of a block span
 //!
@@ -32,9 +32,9 @@
 //!
 //! 1. Only the owner touches `free`, `trip`, `carved` and the lists; a parked mutator's spans are touched by
 //!    whoever holds that mutator's lock.
-//! 2. `owner` changes only under the lock of the mutator that it names. Whoever reads an old owner pushes to
-//!    that one's remote list, and who drains that list hands the block on: no block is lost.
-//! 3. A block in a remote list counts as in use, so its span is neither empty nor freed.
+//! 2. `owner` changes only under the lock of the mutator that it names. Whoever reads an old owner puts the span
+//!    into that one's inbox, and who empties that inbox hands the span on: no block is lost.
+//! 3. A block that waits counts as in use, so its span is neither empty nor freed.
 //! 4. Every free block carries the heap's key in its second word, and no block in use does: a second free finds
 //!    it there.
 //!
@@ -42,18 +42,20 @@
 //!
 //! The room does not know threads, nor where a mutator keeps its caches: the slow path's loop, which drains,
 //! adopts and asks for spans, stands in `front`.
-//! (The free list a span is Leijen's, "Mimalloc: free list sharding in action", 2019; the message list an owner
-//! is snmalloc's. Go has no counterpart.)
+//! (The free list a span is Leijen's, "Mimalloc: free list sharding in action", 2019. Go has no
+//! counterpart.)
 
 pub mod body;
 pub mod cache;
 pub mod central;
 pub mod large;
+pub mod remote;
 
 pub use body::{BlockSpan, FreeBlock};
 pub use cache::{BlockCache, Work};
-pub use central::{BlockCentral, RemoteList};
+pub use central::BlockCentral;
 pub use large::LargeFault;
+pub use remote::Inbox;
 
 #[cfg(all(test, not(loom)))]
 mod tests;

@@ -196,7 +196,7 @@ impl HeapCore {
         let _local = mutator.local.lock();
         mutator.set_state(State::Attached);
         mutator.purpose.set(crate::base::purpose::BLOCKS);
-        self.central.list(parked).set_parked(false);
+        self.central.inbox(parked).set_parked(false);
         Ok(mutator)
     }
 
@@ -232,14 +232,14 @@ impl HeapCore {
             let mut work = self.work(mutator, &mut local);
             // SAFETY: the thread has given its fast paths up, so `local` guards everything.
             unsafe {
-                BlockCache::put_back(&mut work, mutator.number, self.central.list(mutator.number).take());
+                BlockCache::put_back(&mut work, mutator.number, self.central.inbox(mutator.number).take());
                 for cache in mutator.caches() {
                     BlockCache::retire_current(cache, &mut work);
                 }
             }
             work.ground.flush(work.spans);
             mutator.set_state(State::Parked);
-            self.central.list(mutator.number).set_parked(true);
+            self.central.inbox(mutator.number).set_parked(true);
         }
         let mut roster = self.roster.lock();
         mutator.next_parked.set(roster.parked);

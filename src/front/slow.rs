@@ -9,7 +9,7 @@ use crate::base::sync::Ordering;
 use crate::base::{Address, Bytes, Exhausted, PAGE_SIZE, PurposeId, Scarce};
 use crate::block::body::{BlockSpan, FreeBlock, LARGE, Phase};
 use crate::block::cache::Block;
-use crate::block::{BlockCache, LargeFault, Work, large};
+use crate::block::{BlockCache, LargeFault, Work, large, remote};
 use crate::front::core::HeapCore;
 use crate::front::misuse::{Fault, Misuse, SpanPlace};
 use crate::front::mutator::{Local, Mutator};
@@ -83,8 +83,8 @@ impl HeapCore {
                     (*cache).refresh(work.ground);
                     return Ok(block);
                 }
-                let remote = self.central.list(mutator.number).take();
-                if !remote.is_null() {
+                let remote = self.central.inbox(mutator.number).take();
+                if !remote.is_empty() {
                     BlockCache::put_back(work, mutator.number, remote);
                     continue;
                 }
@@ -139,8 +139,13 @@ impl HeapCore {
                 });
             }
             (*block).key = self.key();
-            if self.central.list(found.owner).push(block) || found.owner == mutator.number {
-                self.collect(mutator, found.owner);
+            let memory = self.pages.region().page_pointer(found.span.page());
+            let place = (pointer.addr() - memory.addr()) / NATURAL;
+            if remote::wait(found.span.word(), memory, place as u16) {
+                let parked = self.central.inbox(found.owner).push(found.id, self.pages.links());
+                if parked || found.owner == mutator.number {
+                    self.collect(mutator, found.owner);
+                }
             }
         }
         Ok(())
@@ -159,15 +164,15 @@ impl HeapCore {
         unsafe { BlockCache::attend(&mut work, span) }
     }
 
-    /// Drains the remote list of `owner`: our own, or that of a parked mutator, whose spans we then adopt.
+    /// Empties the inbox of `owner`: our own, or that of a parked mutator, whose spans we then adopt.
     unsafe fn collect(&self, mutator: &Mutator, owner: u32) {
         let mut local = mutator.local.lock();
         let mut work = self.work(mutator, &mut local);
         // SAFETY: our own lock is held, and the other's is taken before anything of its is touched.
         unsafe {
             if owner == mutator.number {
-                let blocks = self.central.list(owner).take();
-                return BlockCache::put_back(&mut work, owner, blocks);
+                let spans = self.central.inbox(owner).take();
+                return BlockCache::put_back(&mut work, owner, spans);
             }
             let theirs = self.mutator(owner);
             let Some(_lock) = theirs.local.try_lock() else { return };
@@ -177,36 +182,30 @@ impl HeapCore {
         }
     }
 
-    /// Puts back the blocks in a parked mutator's remote list, adopting their spans.
+    /// Empties a parked mutator's inbox, adopting the spans in it.
     unsafe fn adopt_freed(&self, mutator: &Mutator, work: &mut Work<'_>, owner: u32) {
-        let list = self.central.list(owner);
-        let mut blocks = list.take();
-        while !blocks.is_null() {
-            let block = blocks;
-            // SAFETY: both locks are held; a block in the list is in use, so its span is there.
+        let (inbox, links) = (self.central.inbox(owner), self.pages.links());
+        let mut spans = inbox.take();
+        while let Some(id) = spans.next(links) {
+            let span = self.pages.span(id).expect("spans in inboxes have records");
+            let body = span.body::<BlockSpan>();
+            // SAFETY: both locks are held; a span in an inbox has blocks in use, so it is there.
             unsafe {
-                blocks = (*block).next;
-                let (_, span) = self.pages.find(Address::of(block)).expect("a block lies in a span");
-                let body = span.body::<BlockSpan>();
                 let now = (*body).owner.load(Ordering::Relaxed);
-                if now == owner {
-                    match self.cache_of(mutator, span.purpose(), work.ground) {
-                        Ok(cache) => {
-                            BlockCache::surrender(work, body);
-                            BlockCache::adopt(cache, work, body);
-                        }
-                        // No memory for a cache: the block waits where it was.
-                        Err(_) => {
-                            list.push(block);
-                            continue;
-                        }
-                    }
+                if now != owner {
+                    self.central.inbox(now).push(id, links);
+                    continue;
                 }
-                (*block).next = core::ptr::null_mut();
-                if (*body).owner.load(Ordering::Relaxed) == mutator.number {
-                    BlockCache::put_back(work, mutator.number, block);
-                } else {
-                    self.central.list(now).push(block);
+                match self.cache_of(mutator, span.purpose(), work.ground) {
+                    Ok(cache) => {
+                        BlockCache::surrender(work, body);
+                        BlockCache::adopt(cache, work, body);
+                        BlockCache::absorb(work, span, body);
+                    }
+                    // No memory for a cache: the span waits where it was.
+                    Err(_) => {
+                        inbox.push(id, links);
+                    }
                 }
             }
         }
@@ -331,7 +330,7 @@ impl HeapCore {
         let mut work = self.work(mutator, local);
         // SAFETY: the caller's promise.
         unsafe {
-            BlockCache::put_back(&mut work, mutator.number, self.central.list(mutator.number).take());
+            BlockCache::put_back(&mut work, mutator.number, self.central.inbox(mutator.number).take());
             for cache in mutator.caches() {
                 BlockCache::retire_current(cache, &mut work);
             }

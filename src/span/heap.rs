@@ -173,6 +173,11 @@ impl PageHeap {
         self.registry.as_ptr()
     }
 
+    /// The records, as the holder of links between spans.
+    pub fn links(&self) -> &Registry {
+        &self.registry
+    }
+
     /// Every span in use.
     pub fn spans(&self) -> impl Iterator<Item = (SpanId, &Span)> {
         self.registry.in_use()

@@ -25,7 +25,7 @@
 //! The body is raw memory: a room may read it as its own type only in spans that it allocated itself, which
 //! it knows by the purpose and by holding the span.
 
-use crate::base::sync::{AtomicU8, AtomicU32, Ordering};
+use crate::base::sync::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use crate::base::{PageId, Pages, PurposeId};
 use core::cell::UnsafeCell;
 
@@ -64,8 +64,10 @@ pub struct Span {
     purpose: AtomicU8,
     page: AtomicU32,
     pages: AtomicU32,
-    /// The next record of the stack that this one lies in, while it is dead.
-    pub(super) next: AtomicU32,
+    /// The next record of the list that this one lies in: that of the dead, or one of its room's.
+    next: AtomicU32,
+    /// A word that any thread may change, for the span's room. Zero in a fresh span and in a dead one.
+    word: AtomicU64,
     /// The neighbours in the list that the span's room keeps it in.
     links: UnsafeCell<Links>,
 }
@@ -102,6 +104,7 @@ impl Span {
     pub(super) unsafe fn retire(&self) {
         debug_assert_eq!(self.state.load(Ordering::Relaxed), IN_USE, "a span retired twice");
         self.state.store(DEAD, Ordering::Release);
+        self.word.store(0, Ordering::Relaxed);
         // SAFETY: the caller is the last who knows the span's body.
         unsafe { *self.body.get() = [0; BODY_SIZE / 8] };
     }
@@ -148,6 +151,18 @@ impl Span {
         self.body.get().cast()
     }
 
+    /// The span's link in a list that many threads share. The span is in one such list at a time.
+    #[inline]
+    pub fn link(&self) -> &AtomicU32 {
+        &self.next
+    }
+
+    /// A word of the room's that any thread may change.
+    #[inline]
+    pub fn word(&self) -> &AtomicU64 {
+        &self.word
+    }
+
     /// The span's neighbours in its room's list.
     ///
     /// # Safety
@@ -168,6 +183,7 @@ impl Span {
             page: AtomicU32::new(0),
             pages: AtomicU32::new(0),
             next: AtomicU32::new(0),
+            word: AtomicU64::new(0),
             links: UnsafeCell::new(Links::default()),
         }
     }

@@ -38,7 +38,7 @@ pub struct RecordCache {
 
 impl LinkOf for Registry {
     fn link_of(&self, span: SpanId) -> &AtomicU32 {
-        &self.get(span).expect("a set links known spans").next
+        &self.get(span).expect("a set links known spans").link()
     }
 }
 
