@@ -50,7 +50,7 @@ impl Books {
         if let Some(accounts) = self.object("accounts") {
             let resident =
                 self.value.get("resident").and_then(|r| r.get("by_account")).and_then(Value::as_object);
-            let _ = writeln!(text, "{}", account_table(accounts, resident));
+            let _ = writeln!(text, "\n{}\n", account_table(accounts, resident));
         }
         if let Some(line) = self.object("resident").and_then(resident_line) {
             let _ = writeln!(text, "{line}");
