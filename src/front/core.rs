@@ -333,9 +333,10 @@ impl HeapCore {
         for number in SHARED..next {
             self.mutator(number).local.acquire_equal();
         }
-        self.next_cache.acquire();
         self.meters.declaring_lock().acquire();
         self.pages.acquire_for_fork();
+        // Of the rank of the registry's lock, which the pages just took.
+        self.next_cache.acquire_equal();
         self.books.acquire_for_fork();
     }
 
@@ -347,9 +348,9 @@ impl HeapCore {
         // SAFETY: the caller's promise is the contract of each.
         unsafe {
             self.books.release_after_fork();
+            self.next_cache.release();
             self.pages.release_after_fork();
             self.meters.declaring_lock().release();
-            self.next_cache.release();
             let next = self.roster.held_mut().next;
             for number in SHARED..next {
                 self.mutator(number).local.release();
