@@ -68,3 +68,10 @@ fn the_limit_reaches_the_library() {
     assert_eq!(ended.stdout, "", "{}", ended.stderr);
     assert_ne!(ended.status.code(), Some(0));
 }
+
+#[test]
+fn what_the_program_started_may_outlive_it_in_silence() {
+    // The pipe keeps our end open until the last process that writes to it is gone.
+    let ended = run(&["--quiet", "--", "bash", "-c", "bash -c 'sleep 0.5; exit 0' & exit 0"]);
+    assert_eq!((ended.status.code(), ended.stdout.as_str(), ended.stderr.as_str()), (Some(0), "", ""));
+}

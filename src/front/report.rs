@@ -13,6 +13,9 @@ use crate::os::{System, SystemError};
 use crate::stats::Snapshot;
 use core::fmt::{self, Write};
 
+/// What the system says when a file's directory is not there (`ENOENT`).
+const NO_DIRECTORY: SystemError = SystemError(2);
+
 static ZERO: Snapshot = Snapshot::zero();
 
 /// Reads a heap's books, with what the kernel says beside them, and hands them to `with`.
@@ -53,9 +56,15 @@ pub fn with_books<T>(heap: &Heap, with: impl FnOnce(&mut Snapshot) -> T) -> Resu
 pub fn write_at_exit() {
     let Some(heap) = super::process::existing() else { return };
     environment::with_stats_path(|path| {
-        let Ok(file) = proc::open_for_writing(path) else {
-            environment::say(format_args!("{}: cannot write {path:?}", environment::STATS));
-            return;
+        let file = match proc::open_for_writing(path) {
+            Ok(file) => file,
+            // `spanheap run` takes its directory away when the program has ended. What the program started may live
+            // longer; nobody waits for its books, and nobody wants a line about them.
+            Err(NO_DIRECTORY) => return,
+            Err(_) => {
+                environment::say(format_args!("{}: cannot write {path:?}", environment::STATS));
+                return;
+            }
         };
         let mut command = [0; 1024];
         let command = proc::read_file(c"/proc/self/cmdline", &mut command).unwrap_or(&[]);
