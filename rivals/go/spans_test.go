@@ -21,7 +21,7 @@ func TestSpanPairs(t *testing.T) {
 				times[i] = float64(runtime.SpanPairs(npages, held, pairs)) / pairs
 			}
 			sort.Float64s(times)
-			fmt.Printf("span-pair pages=%d held=%d ns=%.1f best=%.1f\n", npages, held, times[rounds/2], times[0])
+			fmt.Printf("span-pair of=go pages=%d held=%d ns=%.1f best=%.1f\n", npages, held, times[rounds/2], times[0])
 		}
 	}
 }

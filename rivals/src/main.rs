@@ -19,7 +19,8 @@
 //! - [`compare`] does the rounds; [`report`] turns samples into tables and JSON.
 //! - [`instructions`] and [`gospans`] are commands of their own.
 //!
-//! What this program does not know: anything about Spanheap's inside. It preloads a library, like the others.
+//! What this program does not know: anything about Spanheap's inside. It preloads a library, like the others; the
+//! program `spans`, our half of [`gospans`], is the one that links the crate.
 
 mod allocators;
 mod classic;
@@ -58,7 +59,7 @@ enum Command {
     Compare(compare::Options),
     /// Instructions of a cached malloc+free pair, counted by callgrind
     Instructions(instructions::Options),
-    /// Time of Go's page heap: allocManual and freeManual of 1 to 8 pages
+    /// Our spans beside Go's page heap: allocating and freeing 1 to 8 pages
     Gospans(gospans::Options),
     /// The names of all workloads
     List,
