@@ -5,10 +5,10 @@
 //! whoever holds the owner's lock. The same holds for the block spans whose `cache` it is. Functions here
 //! are unsafe for that reason and add their own where there is more.
 
-use super::body::{BlockSpan, FreeBlock, Phase, id_of};
+use super::body::{BlockSpan, FreeBlock, LARGE, Phase, id_of};
 use super::central::BlockCentral;
 use super::remote::{self, Taken, Waiting};
-use crate::base::class::{CLASSES, MAX_DIRECT, MAX_SMALL, SizeClass};
+use crate::base::class::{CLASSES, GRANULE, MAX_DIRECT, MAX_SMALL, SizeClass};
 use crate::base::sync::{AtomicU32, Ordering};
 use crate::base::{PAGE_SHIFT, PAGE_SIZE, Pages, PurposeId};
 use crate::os::Zeroed;
@@ -77,6 +77,17 @@ pub enum Freed {
     /// It is free, and the span wants [`BlockCache::attend`].
     Tripped(*mut BlockSpan),
     /// Not a block of this owner's that is in use: the slow path finds out what it is.
+    Other,
+}
+
+/// What became of a pointer handed to [`BlockCache::free_remote`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Remote {
+    /// It waits in its span, which is on its way to its owner.
+    Done,
+    /// It is the first that waits in this span: the span must go into the inbox of this owner.
+    First(SpanId, u32),
+    /// Not a block of another owner's that is in use: the slow path finds out what it is.
     Other,
 }
 
@@ -198,6 +209,44 @@ impl BlockCache {
             }
             (*block).key = (*this).key;
             if push(span, block) { Freed::Tripped(span) } else { Freed::Done }
+        }
+    }
+
+    /// Frees a block of another owner's; the pointer may be anything. Where [`BlockCache::free`] says
+    /// [`Freed::Other`], this is asked next.
+    ///
+    /// # Safety
+    /// If the pointer is a block's, the caller gives that block up.
+    #[inline]
+    pub unsafe fn free_remote(this: *mut BlockCache, pointer: *mut u8) -> Remote {
+        // SAFETY: a page below `limit` has a map entry, and that a record. What is read of the body is constant
+        // while a block of the span is in use; should the pointer be no block's, the tests fail or the
+        // caller has broken its promise.
+        unsafe {
+            let offset = pointer.addr().wrapping_sub((*this).region);
+            if offset >= (*this).limit {
+                return Remote::Other;
+            }
+            let id = (*(*this).map.add(offset >> PAGE_SHIFT)).load(Ordering::Acquire);
+            let span = &*(*this).records.add(id as usize);
+            let body = span.body::<BlockSpan>();
+            let owner = (*body).owner.load(Ordering::Relaxed);
+            let block = pointer.cast::<FreeBlock>();
+            // Zero and `LARGE` are the two ends of the numbers: one comparison leaves both out.
+            if owner.wrapping_sub(1) >= LARGE - 1
+                || owner == (*this).owner
+                || !(*body).begins_block(offset)
+                || (*block).key == (*this).key
+            {
+                return Remote::Other;
+            }
+            (*block).key = (*this).key;
+            let within = (offset as u32).wrapping_sub((*body).start) as usize;
+            if remote::wait(span.word(), pointer.sub(within), (within / GRANULE) as u16) {
+                Remote::First(SpanId(id), owner)
+            } else {
+                Remote::Done
+            }
         }
     }
 

@@ -19,7 +19,7 @@
 use crate::base::sync::{AtomicPtr, AtomicU8, AtomicU32, Ordering};
 use crate::base::{Lock, PurposeId, Rank, purpose};
 use crate::block::BlockCache;
-use crate::block::cache::{Block, Freed};
+use crate::block::cache::{Block, Freed, Remote};
 use crate::front::config::{Config, OnMisuse};
 use crate::front::core::HeapCore;
 use crate::front::environment;
@@ -312,7 +312,23 @@ pub unsafe fn free(pointer: *mut u8) {
         // SAFETY: the span is of this thread's mutator.
         Freed::Tripped(span) => unsafe { attend(span) },
         // SAFETY: the caller's promise.
-        Freed::Other => unsafe { free_slow(pointer) },
+        Freed::Other => unsafe { free_elsewhere(pointer) },
+    }
+}
+
+/// Frees what is not a block of this thread's.
+#[inline(never)]
+unsafe fn free_elsewhere(pointer: *mut u8) {
+    // SAFETY: the cache is the thread's own, or nobody's; the caller gives the block up.
+    match unsafe { BlockCache::free_remote(tls::cache(), pointer) } {
+        Remote::Done => {}
+        // SAFETY: the thread has a cache of its own, so it has a mutator.
+        Remote::First(span, owner) => unsafe {
+            let mutator = &*(*tls::words()).mutator;
+            (*mutator.core).send(mutator, span, owner);
+        },
+        // SAFETY: the caller's promise.
+        Remote::Other => unsafe { free_slow(pointer) },
     }
 }
 
@@ -333,12 +349,17 @@ unsafe fn free_slow(pointer: *mut u8) {
         return;
     }
     let freed = match existing() {
-        // A thread without a mutator does not need one to free.
+        // A thread that frees is worth a mutator, unless it is about to end.
         Some(heap) => {
             // SAFETY: the words are this thread's; the caller gives the block up.
             unsafe {
-                let mutator = (*tls::words()).mutator.as_ref();
-                heap.core().free(mutator.unwrap_or_else(|| heap.core().shared_mutator()), pointer)
+                let ends = (*tls::words()).mutator.is_null() && (*tls::words()).endings > 0;
+                let mutator = if ends { heap.core().shared_mutator() } else { mutator(heap) };
+                let freed = heap.core().free(mutator, pointer);
+                if !heap.is_shared(mutator) {
+                    use_purpose(mutator, (*tls::words()).purpose());
+                }
+                freed
             }
         }
         None => Err(Misuse::foreign(pointer)),

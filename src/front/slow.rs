@@ -138,17 +138,39 @@ impl HeapCore {
                     LargeFault::Double => self.misuse(pointer, Fault::DoubleFree),
                 });
             }
+            self.prepare(mutator, mutator.purpose.get());
             (*block).key = self.key();
             let memory = self.pages.region().page_pointer(found.span.page());
             let place = (pointer.addr() - memory.addr()) / NATURAL;
             if remote::wait(found.span.word(), memory, place as u16) {
-                let parked = self.central.inbox(found.owner).push(found.id, self.pages.links());
-                if parked || found.owner == mutator.number {
-                    self.collect(mutator, found.owner);
-                }
+                self.send(mutator, found.id, found.owner);
             }
         }
         Ok(())
+    }
+
+    /// Sees to it that the mutator's thread has a cache to free with, and that it knows how far the heap reaches.
+    fn prepare(&self, mutator: &Mutator, purpose: PurposeId) {
+        let mut local = mutator.local.lock();
+        let work = self.work(mutator, &mut local);
+        // Without memory for a cache, the next free comes here again.
+        if let Ok(cache) = self.cache_of(mutator, purpose, work.ground) {
+            // SAFETY: the mutator's lock is held, and its thread is this one or there is none.
+            unsafe { (*cache).refresh(work.ground) };
+        }
+    }
+
+    /// Puts a span in which a first block waits into its owner's inbox. If nobody will look there, we do.
+    ///
+    /// # Safety
+    /// As for every function here; a block was made to wait in the span, which had none waiting.
+    #[inline(never)]
+    pub(crate) unsafe fn send(&self, mutator: &Mutator, span: SpanId, owner: u32) {
+        let parked = self.central.inbox(owner).push(span, self.pages.links());
+        if parked || owner == mutator.number {
+            // SAFETY: handed on.
+            unsafe { self.collect(mutator, owner) };
+        }
     }
 
     /// Looks after a span that a free of the fast path tripped.
