@@ -38,9 +38,9 @@ pub struct ClassRow {
 }
 
 /// A span is at least so long that it holds this many blocks, as far as `LONGEST_SPAN` allows.
-const BLOCKS_WANTED: usize = 32;
+const BLOCKS_WANTED: usize = 64;
 /// Spans of small classes stop growing here: short spans become free, and go back to the system, more often.
-const LONGEST_SPAN: usize = 4 * PAGE_SIZE;
+const LONGEST_SPAN: usize = 8 * PAGE_SIZE;
 /// The least number of blocks in a span, even where that takes a longer span.
 const BLOCKS_LEAST: usize = 4;
 

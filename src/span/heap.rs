@@ -3,14 +3,14 @@
 //! An allocation runs in this order, and gives everything back if a later step fails:
 //!
 //! 1. *charge* the purpose's meter;
-//! 2. *take* pages: from the mutator's page cache without a lock (fewer than 16 pages), else from the page
-//!    allocator under the lock, growing the heap where no run is long enough;
+//! 2. *take* pages: a run that the mutator has just freed, or pages from its page cache (fewer than 16), both
+//!    without a lock, else from the page allocator under the lock, growing the heap where no run is long enough;
 //! 3. *commit*: pages that the system has are about to be touched; the heap's limit is checked here;
 //! 4. take a *record* and *publish* it, then the map entries;
 //! 5. make the *entries* in the books.
 //!
 //! Freeing runs backwards: retire the record, make the entries, then let the pages go, into the mutator's page
-//! cache if they belong to its block, else to the allocator under the lock. Entries come before the pages are free
+//! cache if they belong to its block, into its stash if the run is short, else to the allocator under the lock. Entries come before the pages are free
 //! for others, so no snapshot sees the next owner's entry without ours.
 //!
 //! Pages that the system has back read as zeros. The allocator knows them page by page, so a span of released
@@ -28,6 +28,7 @@ use super::map::SpanMap;
 use super::meter::Meters;
 use super::record::{Span, SpanId};
 use super::registry::{RecordCache, Registry};
+use super::stash::{Run, Stash};
 use crate::base::sync::{AtomicUsize, Ordering};
 use crate::base::{
     Address, Bytes, CHUNK_PAGES, ChunkId, Exhausted, Lock, PageId, Pages, PurposeId, Rank, Scarce,
@@ -63,6 +64,7 @@ struct PageState {
 #[derive(Default)]
 pub struct SpanCache {
     pages: PageCache,
+    stash: Stash,
     records: RecordCache,
 }
 
@@ -318,9 +320,10 @@ impl<'a> Ground<'a> {
         // SAFETY: the caller gives the span up.
         unsafe { span.retire() };
         let cached = local.pages.contains(page, pages);
+        let stashed = !cached && untouched == Pages(0) && local.stash.takes(pages);
         let kept = pages - untouched;
         self.ledger.post(|entry| {
-            let to = if cached { Account::Cached } else { Account::Free };
+            let to = if cached || stashed { Account::Cached } else { Account::Free };
             entry.transfer(Account::Span(purpose), to, kept.bytes());
             entry.transfer(Account::Span(purpose), Account::Released, untouched.bytes());
             entry.span_freed(purpose, pages.bytes());
@@ -330,6 +333,10 @@ impl<'a> Ground<'a> {
         if cached {
             local.pages.free(page, kept);
             local.pages.free_released(tail, untouched);
+        } else if stashed {
+            while let Some(run) = local.stash.put(page, pages) {
+                self.unstash(run);
+            }
         } else {
             let mut state = self.heap.pages.lock();
             free_both(&mut state.allocator, page, kept, untouched);
@@ -412,6 +419,9 @@ impl<'a> Ground<'a> {
 
     /// Puts a mutator's cached pages back, so that others can have them and they can be released.
     pub fn flush(&self, local: &mut SpanCache) {
+        while let Some(run) = local.stash.pop_oldest() {
+            self.unstash(run);
+        }
         if local.pages.is_empty() {
             return;
         }
@@ -420,7 +430,19 @@ impl<'a> Ground<'a> {
         self.heap.pages.lock().allocator.return_cache(&mut local.pages);
     }
 
+    /// Gives a run that came out of a stash to everyone.
+    fn unstash(&self, run: Run) {
+        self.ledger.transfer(Account::Cached, Account::Free, run.pages().bytes());
+        self.heap.pages.lock().allocator.free(run.page(), run.pages());
+    }
+
     fn pick(&self, local: &mut SpanCache, request: Request) -> Result<Pick, Exhausted> {
+        if request.align == Pages(1)
+            && let Some(run) = local.stash.take(request.pages)
+        {
+            let taken = Taken { page: run.page(), pages: run.pages(), released: Pages(0) };
+            return Ok(Pick { taken, from: Account::Cached });
+        }
         if request.pages < CACHED_BELOW && request.align == Pages(1) {
             if let Some(taken) = local.pages.allocate(request.pages) {
                 return Ok(Pick { taken, from: Account::Cached });
@@ -529,10 +551,13 @@ impl<'a> Ground<'a> {
             self.heap.committed.fetch_add(taken.released.bytes().0, Ordering::Relaxed);
         }
         let kept = taken.pages - untouched;
-        if from == Account::Cached {
+        if from == Account::Cached && local.pages.contains(taken.page, taken.pages) {
             local.pages.free(taken.page, kept);
             local.pages.free_released(taken.page.plus(kept), untouched);
         } else {
+            if from == Account::Cached {
+                self.ledger.transfer(Account::Cached, Account::Free, kept.bytes());
+            }
             free_both(&mut self.heap.pages.lock().allocator, taken.page, kept, untouched);
         }
     }

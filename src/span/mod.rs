@@ -27,6 +27,7 @@ pub mod meter;
 pub mod record;
 pub mod registry;
 pub mod set;
+mod stash;
 
 pub use heap::{Ground, NewSpan, PageHeap, Request, SpanCache, Zeroed};
 pub use map::SpanMap;
