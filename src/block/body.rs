@@ -2,7 +2,8 @@
 //!
 //! # Safety
 //! [`BlockSpan`] is plain data behind a raw pointer: whoever uses it is the owner, or holds the lock of an
-//! owner that is parked (see the room's first invariant). Only `owner` is read by others.
+//! owner that is parked (see the room's first invariant). Only `owner` and `end`, which are atomic, and what is constant
+//! while blocks are in use are read by others.
 
 use crate::base::class::{SizeClass, TABLE};
 use crate::base::sync::{AtomicU32, Ordering};
@@ -48,6 +49,8 @@ pub struct BlockSpan {
     pub free: *mut FreeBlock,
     /// Blocks that came back since the last entry in the books.
     pub frees: u64,
+    /// Bytes of the blocks that were ever carved: behind them no pointer passes. The owner writes it.
+    pub end: AtomicU32,
     /// Bytes of a block.
     pub size: u32,
     /// Blocks that fit.
@@ -60,10 +63,10 @@ pub struct BlockSpan {
     pub phase: Phase,
     /// Everything behind the carved blocks reads as zero and is not resident.
     pub fresh: bool,
-    /// The owner's cache that the span belongs to.
-    pub cache: *mut super::BlockCache,
     /// Blocks in use at the last entry in the books.
     pub posted: u32,
+    /// The owner's cache that the span belongs to.
+    pub cache: *mut super::BlockCache,
 }
 
 // SAFETY: one line, aligned to it, and all zeros are "no block span".
@@ -89,14 +92,19 @@ impl BlockSpan {
             start: 0,
             free: core::ptr::null_mut(),
             frees: 0,
+            #[cfg(not(loom))]
+            end: AtomicU32::new(0),
+            #[cfg(loom)]
+            // SAFETY: as above.
+            end: unsafe { core::mem::zeroed() },
             size: 0,
             blocks: 0,
             carved: 0,
             class: SizeClass(0),
             phase: Phase::None,
             fresh: false,
-            cache: core::ptr::null_mut(),
             posted: 0,
+            cache: core::ptr::null_mut(),
         }
     }
 
@@ -146,9 +154,10 @@ impl BlockSpan {
         (offset as u32).wrapping_sub(self.start).wrapping_mul(self.magic) < self.magic
     }
 
-    /// Whether the block at `offset` from the region's base was ever carved.
+    /// Whether the byte at `offset` from the region's base lies in a block that was ever carved.
+    #[inline(always)]
     pub fn is_carved(&self, offset: usize) -> bool {
-        self.size != 0 && (offset as u32).wrapping_sub(self.start) / self.size < self.carved
+        (offset as u32).wrapping_sub(self.start) < self.end.load(Ordering::Relaxed)
     }
 
     /// Cuts more blocks off the untouched end: one where blocks are large, else a system page of them.
@@ -170,6 +179,7 @@ impl BlockSpan {
             }
             self.free = next;
             self.carved += count as u32;
+            self.end.store(self.carved * self.size, Ordering::Relaxed);
             if !self.fresh {
                 // What lay here before may have left the key behind.
                 (*first.cast::<FreeBlock>()).key = 0;

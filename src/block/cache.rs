@@ -200,7 +200,12 @@ impl BlockCache {
             }
             let id = (*(*this).map.add(offset >> PAGE_SHIFT)).load(Ordering::Relaxed);
             let span = (*this).records.add(id as usize).cast::<BlockSpan>().cast_mut();
-            if (*span).owner.load(Ordering::Relaxed) != (*this).owner || !(*span).begins_block(offset) {
+            if (*span).owner.load(Ordering::Relaxed) != (*this).owner {
+                return Freed::Other;
+            }
+            // The entry may be an old one, of a page that is nobody's now: then the record's present span is
+            // elsewhere, and nothing but the distance says so.
+            if !(*span).is_carved(offset) || !(*span).begins_block(offset) {
                 return Freed::Other;
             }
             let block = pointer.cast::<FreeBlock>();
@@ -220,7 +225,7 @@ impl BlockCache {
     #[inline]
     pub unsafe fn free_remote(this: *mut BlockCache, pointer: *mut u8) -> Remote {
         // SAFETY: a page below `limit` has a map entry, and that a record. What is read of the body is constant
-        // while a block of the span is in use; should the pointer be no block's, the tests fail or the
+        // while a block of the span is in use, or atomic; should the pointer be no block's, the tests fail or the
         // caller has broken its promise.
         unsafe {
             let offset = pointer.addr().wrapping_sub((*this).region);
@@ -235,6 +240,7 @@ impl BlockCache {
             // Zero and `LARGE` are the two ends of the numbers: one comparison leaves both out.
             if owner.wrapping_sub(1) >= LARGE - 1
                 || owner == (*this).owner
+                || !(*body).is_carved(offset)
                 || !(*body).begins_block(offset)
                 || (*block).key == (*this).key
             {
@@ -500,6 +506,7 @@ impl BlockCache {
     /// Puts a span at the head of its class's line. The spans there have just had an eighth of their blocks
     /// back; those further behind had time to become empty.
     unsafe fn list(&mut self, work: &Work<'_>, span: *mut BlockSpan) {
+        // SAFETY: the class is constant while the span is the owner's.
         let bin = &mut self.bins[unsafe { (*span).class.0 } as usize];
         // SAFETY: the list belongs to this cache, and the span is in none.
         unsafe {
@@ -514,6 +521,7 @@ impl BlockCache {
     }
 
     unsafe fn unlist(&mut self, work: &Work<'_>, span: *mut BlockSpan) {
+        // SAFETY: the class is constant while the span is the owner's.
         let bin = &mut self.bins[unsafe { (*span).class.0 } as usize];
         // SAFETY: the list belongs to this cache, and the span is in it.
         unsafe {
