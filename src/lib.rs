@@ -12,7 +12,7 @@ pub mod stats;
 
 pub use base::{Bytes, Exhausted, Pages, Scarce};
 #[cfg(not(loom))]
-pub use front::{Collected, Config, Fault, Heap, ManualSpan, Misuse, Purpose, SpanHeap};
+pub use front::{CheckError, Collected, Config, Fault, Heap, ManualSpan, Misuse, Purpose, SpanHeap};
 pub use stats::Snapshot;
 
 /// Fuzz bodies, which know the crate by its name, are tests of the rooms as well.

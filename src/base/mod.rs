@@ -14,7 +14,7 @@ pub mod units;
 
 pub use address::{Address, ChunkId, PageId};
 pub use class::SizeClass;
-pub use error::{Exhausted, Scarce};
+pub use error::{Broken, Exhausted, Invariant, Scarce};
 pub use purpose::{PurposeId, PurposeName};
 pub use rank::{Guard, Lock, Rank};
 pub use units::{Bytes, CHUNK_PAGES, CHUNK_SIZE, PAGE_SHIFT, PAGE_SIZE, Pages};

@@ -22,11 +22,11 @@ const DIRECT: usize = MAX_DIRECT / 16 + 1;
 /// A class's spans that have blocks to give.
 #[derive(Clone, Copy)]
 #[repr(C)]
-struct Bin {
+pub(super) struct Bin {
     /// The span that is allocated from, or the empty one.
-    current: *mut BlockSpan,
+    pub(super) current: *mut BlockSpan,
     /// The first of those in line.
-    first: SpanId,
+    pub(super) first: SpanId,
 }
 
 /// The cache. What every fast path reads comes first, in one cache line.
@@ -38,11 +38,11 @@ pub struct BlockCache {
     limit: usize,
     map: *const AtomicU32,
     records: *const Span,
-    key: usize,
+    pub(super) key: usize,
     owner: u32,
     purpose: PurposeId,
-    direct: [*mut BlockSpan; DIRECT],
-    bins: [Bin; CLASSES],
+    pub(super) direct: [*mut BlockSpan; DIRECT],
+    pub(super) bins: [Bin; CLASSES],
 }
 
 // SAFETY: zeros are not a cache, but memory for one: `init` comes before use.
@@ -97,7 +97,7 @@ unsafe impl Sync for Shared {}
 #[cfg(not(loom))]
 static EMPTY: Shared = Shared(BlockSpan::empty());
 
-fn empty_span() -> *mut BlockSpan {
+pub(super) fn empty_span() -> *mut BlockSpan {
     #[cfg(not(loom))]
     return (&raw const EMPTY.0).cast_mut();
     #[cfg(loom)]
@@ -152,6 +152,11 @@ impl BlockCache {
     #[inline(always)]
     pub fn purpose(&self) -> PurposeId {
         self.purpose
+    }
+
+    /// Whether there is a class with a span to allocate from.
+    pub fn has_current(&self) -> bool {
+        self.bins.iter().any(|bin| bin.current != empty_span())
     }
 
     /// Looks again how far the region reaches.

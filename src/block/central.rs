@@ -37,6 +37,11 @@ impl BlockCentral {
         self.inboxes.get(owner as usize).expect("block spans have known owners")
     }
 
+    /// Bytes committed for the inboxes.
+    pub fn committed(&self) -> crate::base::Bytes {
+        self.inboxes.committed_bytes()
+    }
+
     /// Where the memory behind the inboxes lies.
     pub fn committed_ranges(&self) -> impl Iterator<Item = (crate::base::Address, crate::base::Bytes)> {
         self.inboxes.committed_ranges()

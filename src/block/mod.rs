@@ -37,6 +37,12 @@
 //! 3. A block that waits counts as in use, so its span is neither empty nor freed.
 //! 4. Every free block carries the heap's key in its second word, and no block in use does: a second free finds
 //!    it there.
+//! 5. Each block of a span is in `free`, in use, or not carved yet, and what lies behind the carved blocks of a
+//!    `fresh` span is zero.
+//! 6. A span that is `Listed` is in its cache's line of its class and in no other; one that is `Current` is what its
+//!    cache allocates from, and there the table of small sizes leads; one that is `Full` is in neither place.
+//!
+//! [`check`](check) proves as much of them as a walk can.
 //!
 //! A block larger than [`MAX_SMALL`](crate::base::class::MAX_SMALL) has a span to itself.
 //!
@@ -48,6 +54,8 @@
 pub mod body;
 pub mod cache;
 pub mod central;
+#[cfg(not(loom))]
+pub mod check;
 pub mod large;
 pub mod remote;
 

@@ -84,6 +84,12 @@ pub unsafe fn wait(word: &AtomicU64, memory: *mut u8, place: u16) -> bool {
     }
 }
 
+/// What waits in a span, which nobody takes meanwhile.
+#[cfg(not(loom))]
+pub(super) fn look(word: &AtomicU64) -> Waiting {
+    Waiting::unpack(word.load(Ordering::Acquire))
+}
+
 /// Takes all blocks that wait in a span; the caller has the span from an inbox.
 pub fn take(word: &AtomicU64) -> Waiting {
     Waiting::unpack(word.swap(0, Ordering::Acquire))
@@ -127,6 +133,13 @@ impl Inbox {
             return Taken(SpanId::NONE);
         }
         Taken(SpanId(self.first.swap(0, Ordering::Acquire)))
+    }
+
+    /// The spans in an inbox that nobody takes meanwhile. What is put in meanwhile is not among them.
+    #[cfg(not(loom))]
+    pub(super) fn iter<'a>(&self, links: &'a impl LinkOf) -> impl Iterator<Item = SpanId> + 'a {
+        let mut spans = Taken(SpanId(self.first.load(Ordering::Acquire)));
+        core::iter::from_fn(move || spans.next(links))
     }
 
     /// Says whether the owner has a thread.

@@ -19,7 +19,7 @@ use crate::front::config::Config;
 use crate::front::mutator::{Local, Mutator, State};
 use crate::os::{ReserveError, System, SystemError, Table};
 use crate::span::{Ground, Meters, PageHeap};
-use crate::stats::{Account, Books, Ledger, MetadataKind};
+use crate::stats::{Account, Books, Ledger, MetadataKind, PurposeBook, Snapshot};
 
 /// The mutator of those who have none.
 pub(crate) const SHARED: u32 = 1;
@@ -38,18 +38,18 @@ pub(crate) struct HeapCore {
     key: usize,
     mutators: Table<Mutator>,
     caches: Table<BlockCache>,
-    next_cache: Lock<usize>,
-    roster: Lock<Roster>,
+    pub(super) next_cache: Lock<usize>,
+    pub(super) roster: Lock<Roster>,
     pub(crate) books: Books,
     pub(crate) meters: Meters,
 }
 
 /// Every mutator.
-struct Roster {
+pub(super) struct Roster {
     /// The lowest number that no mutator has.
-    next: u32,
+    pub(super) next: u32,
     /// The mutator that was parked last, or 0.
-    parked: u32,
+    pub(super) parked: u32,
 }
 
 static SERIAL: AtomicU64 = AtomicU64::new(1);
@@ -302,6 +302,26 @@ impl HeapCore {
         Ok(cache)
     }
 
+    /// Reads the books into a snapshot.
+    pub(crate) fn read_books(&self, snapshot: &mut Snapshot) {
+        let meters = &self.meters;
+        let count = meters.count();
+        snapshot.read(&self.books, |id| {
+            (id.index() < count).then(|| {
+                let meter = meters.get(id);
+                PurposeBook {
+                    name: meters.name(id),
+                    peak: meter.peak(),
+                    soft_limit: meter.soft_limit(),
+                    limit: meter.hard_limit(),
+                    refused: meter.refused(),
+                    soft_events: meter.soft_events(),
+                }
+            })
+        });
+        snapshot.heap_limit = self.pages.limit();
+    }
+
     /// Visits the memory of every table: its kind, where it begins and how long it is.
     pub(crate) fn for_each_table(&self, mut visit: impl FnMut(MetadataKind, Address, Bytes)) {
         visit(MetadataKind::Permanent, Address::of(self), HeapCore::mapping(self.system));
@@ -310,6 +330,18 @@ impl HeapCore {
         self.mutators.committed_ranges().for_each(|(at, size)| visit(kind, at, size));
         self.caches.committed_ranges().for_each(|(at, size)| visit(kind, at, size));
         self.pages.for_each_table(visit);
+    }
+
+    /// Bytes of the heap's own tables that have memory, by kind.
+    ///
+    /// # Safety
+    /// This thread called [`HeapCore::stop`].
+    pub(super) unsafe fn table_bytes(&self, mut visit: impl FnMut(MetadataKind, Bytes)) {
+        visit(MetadataKind::Permanent, HeapCore::mapping(self.system));
+        let tables = self.mutators.committed_bytes() + self.caches.committed_bytes();
+        visit(MetadataKind::Mutators, tables + self.central.committed());
+        // SAFETY: the caller's promise.
+        unsafe { self.pages.table_bytes(visit) }
     }
 
     /// What free blocks carry in their second word.
@@ -324,9 +356,9 @@ impl HeapCore {
         }
     }
 
-    /// Takes every lock of the heap, so that a `fork` copies it between two steps and not within one. What other
-    /// threads do on their fast paths meanwhile can lose a block of the child, and nothing else.
-    pub(crate) fn before_fork(&self) {
+    /// Takes every lock of the heap but those of the books: what is guarded stands still until
+    /// [`HeapCore::go_on`]. Fast paths of other threads do not stop.
+    pub(crate) fn stop(&self) {
         self.roster.acquire();
         // SAFETY: the roster's lock was just taken, and its only other reference is that of its holder.
         let next = unsafe { self.roster.held_mut() }.next;
@@ -335,8 +367,32 @@ impl HeapCore {
         }
         self.meters.declaring_lock().acquire();
         self.pages.acquire_for_fork();
-        // Of the rank of the registry's lock, which the pages just took.
+        // Beside the lock of records, which has the same rank; nobody holds both but here.
         self.next_cache.acquire_equal();
+    }
+
+    /// Gives the locks back.
+    ///
+    /// # Safety
+    /// This thread called [`HeapCore::stop`], or is the only one left of a process that had.
+    pub(crate) unsafe fn go_on(&self) {
+        // SAFETY: the caller's promise is the contract of each.
+        unsafe {
+            self.next_cache.release();
+            self.pages.release_after_fork();
+            self.meters.declaring_lock().release();
+            let next = self.roster.held_mut().next;
+            for number in SHARED..next {
+                self.mutator(number).local.release();
+            }
+            self.roster.release();
+        }
+    }
+
+    /// Takes every lock of the heap, so that a `fork` copies it between two steps and not within one. What other
+    /// threads do on their fast paths meanwhile can lose a block of the child, and nothing else.
+    pub(crate) fn before_fork(&self) {
+        self.stop();
         self.books.acquire_for_fork();
     }
 
@@ -348,14 +404,7 @@ impl HeapCore {
         // SAFETY: the caller's promise is the contract of each.
         unsafe {
             self.books.release_after_fork();
-            self.next_cache.release();
-            self.pages.release_after_fork();
-            self.meters.declaring_lock().release();
-            let next = self.roster.held_mut().next;
-            for number in SHARED..next {
-                self.mutator(number).local.release();
-            }
-            self.roster.release();
+            self.go_on();
         }
     }
 

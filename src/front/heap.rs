@@ -16,7 +16,7 @@ use crate::front::purpose::{Collected, Purpose};
 use crate::front::{process, threads};
 use crate::os::{ReserveError, System};
 use crate::span::DeclareError;
-use crate::stats::{PurposeBook, Snapshot};
+use crate::stats::Snapshot;
 use core::alloc::Layout;
 use core::ptr::NonNull;
 
@@ -269,22 +269,7 @@ impl Heap {
                 unsafe { BlockCache::post_events(cache, &work) };
             }
         });
-        let meters = &core.meters;
-        let count = meters.count();
-        snapshot.read(&core.books, |id| {
-            (id.index() < count).then(|| {
-                let meter = meters.get(id);
-                PurposeBook {
-                    name: meters.name(id),
-                    peak: meter.peak(),
-                    soft_limit: meter.soft_limit(),
-                    limit: meter.hard_limit(),
-                    refused: meter.refused(),
-                    soft_events: meter.soft_events(),
-                }
-            })
-        });
-        snapshot.heap_limit = core.pages.limit();
+        core.read_books(snapshot);
     }
 
     /// The calling thread's mutator, or the shared one where it has none.

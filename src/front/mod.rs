@@ -15,6 +15,7 @@
 //! The only statics of the crate are here: the process heap, the list of living heaps, and a thread's words.
 //! The slow path of allocation is one loop ([`slow`]): rooms below say what they lack and never call up.
 
+mod check;
 pub mod config;
 pub(crate) mod core;
 pub mod environment;
@@ -31,6 +32,7 @@ pub(crate) mod slow;
 pub(crate) mod threads;
 pub(crate) mod tls;
 
+pub use check::CheckError;
 pub use config::Config;
 pub use global::SpanHeap;
 pub use heap::Heap;

@@ -100,6 +100,13 @@ impl Mutator {
         self.caches[purpose.index()].set(cache);
     }
 
+    /// Every cache that exists, by its purpose; the caller holds `local`.
+    pub(crate) fn caches_by_purpose(&self) -> impl Iterator<Item = (PurposeId, *mut BlockCache)> {
+        let all = self.caches.iter().enumerate();
+        all.map(|(purpose, cache)| (PurposeId(purpose as u8), cache.get()))
+            .filter(|(_, cache)| !cache.is_null())
+    }
+
     /// Every cache that exists; the caller holds `local`.
     pub(crate) fn caches(&self) -> impl Iterator<Item = *mut BlockCache> {
         self.caches.iter().map(Cell::get).filter(|cache| !cache.is_null())

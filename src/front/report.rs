@@ -34,6 +34,17 @@ pub fn with_snapshot<T>(heap: &Heap, with: impl FnOnce(&mut Snapshot) -> T) -> R
 /// # Errors
 /// When the system refuses the memory for the snapshot.
 pub fn with_books<T>(heap: &Heap, with: impl FnOnce(&mut Snapshot) -> T) -> Result<T, SystemError> {
+    with_blank(|snapshot| {
+        heap.snapshot_into(snapshot);
+        with(snapshot)
+    })
+}
+
+/// Hands an empty snapshot to `with`.
+///
+/// # Errors
+/// When the system refuses the memory for it.
+pub(crate) fn with_blank<T>(with: impl FnOnce(&mut Snapshot) -> T) -> Result<T, SystemError> {
     let system = System::Linux;
     let size = Bytes(size_of::<Snapshot>()).round_up(system.page_size()).expect("a snapshot is small");
     let at = system.reserve(size, system.page_size())?;
@@ -45,7 +56,6 @@ pub fn with_books<T>(heap: &Heap, with: impl FnOnce(&mut Snapshot) -> T) -> Resu
         }
         let snapshot = at.cast::<Snapshot>();
         core::ptr::copy_nonoverlapping(&raw const ZERO, snapshot, 1);
-        heap.snapshot_into(&mut *snapshot);
         let done = with(&mut *snapshot);
         system.unmap(at, size);
         Ok(done)

@@ -42,6 +42,20 @@ pub enum PageError {
     Unmarked(ChunkId),
 }
 
+impl PageError {
+    /// The invariant's number in the room's list.
+    pub fn number(&self) -> u8 {
+        match self {
+            PageError::ReleasedInUse(_) => 1,
+            PageError::NotGrown(_) => 2,
+            PageError::Summary { .. } => 3,
+            PageError::FreeCount { .. } | PageError::ReleasedCount { .. } => 4,
+            PageError::BelowHint(_) | PageError::HintOutside(_) => 5,
+            PageError::Unmarked(_) => 6,
+        }
+    }
+}
+
 impl fmt::Display for PageError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -44,28 +44,28 @@ pub const CACHED_BELOW: Pages = Pages(16);
 pub struct PageHeap {
     system: System,
     region: Region,
-    map: SpanMap,
-    registry: Registry,
-    pages: Lock<PageState>,
+    pub(super) map: SpanMap,
+    pub(super) registry: Registry,
+    pub(super) pages: Lock<PageState>,
     /// Bytes of pages that the heap keeps from the system; metadata stands in the tables.
-    committed: AtomicUsize,
+    pub(super) committed: AtomicUsize,
     /// The most bytes that the heap may commit.
     limit: AtomicUsize,
 }
 
 /// What the lock guards.
-struct PageState {
-    allocator: PageAllocator,
+pub(super) struct PageState {
+    pub(super) allocator: PageAllocator,
     /// Chunks below this one belong to the allocator.
-    handed: ChunkId,
+    pub(super) handed: ChunkId,
 }
 
 /// A mutator's own part: pages and records that it can take without a lock.
 #[derive(Default)]
 pub struct SpanCache {
-    pages: PageCache,
-    stash: Stash,
-    records: RecordCache,
+    pub(super) pages: PageCache,
+    pub(super) stash: Stash,
+    pub(super) records: RecordCache,
 }
 
 /// What a span is wanted for.
@@ -107,6 +107,13 @@ pub struct Ground<'a> {
 struct Pick {
     taken: Taken,
     from: Account,
+}
+
+impl SpanCache {
+    /// Pages in the cache.
+    pub fn pages(&self) -> Pages {
+        self.pages.pages() + self.stash.total()
+    }
 }
 
 impl Request {
@@ -214,6 +221,18 @@ impl PageHeap {
         self.registry.committed_ranges().for_each(|(at, size)| visit(MetadataKind::SpanRecords, at, size));
         let state = self.pages.lock();
         state.allocator.for_each_table(visit);
+    }
+
+    /// Bytes of every table that have memory, by kind.
+    ///
+    /// # Safety
+    /// This thread called [`PageHeap::acquire_for_fork`].
+    pub unsafe fn table_bytes(&self, mut visit: impl FnMut(MetadataKind, Bytes)) {
+        visit(MetadataKind::SpanMap, Bytes(self.map.committed()));
+        visit(MetadataKind::SpanRecords, Bytes(self.registry.committed()));
+        // SAFETY: this thread holds the lock, and nobody else has a reference to what it guards.
+        let state = unsafe { self.pages.held_mut() };
+        state.allocator.for_each_table(|kind, _, size| visit(kind, size));
     }
 
     /// Bytes that the heap keeps from the system, metadata included.

@@ -16,11 +16,17 @@
 //! 1. A page in use belongs to exactly one span, and all its pages' map entries name that span.
 //! 2. The purpose of a span never changes; freeing takes it from the span, so it cannot name a wrong one.
 //! 3. For every purpose, the bytes of its spans are its balance in the books, and what its meter was charged.
-//! 4. No record in use is in a set of dead ones.
+//! 4. Every record that was ever given out is in use, in the set of dead ones, or at hand with one mutator, and
+//!    only one of these.
+//! 5. Every page of the heap is in a span, in one mutator's page cache, or free; the accounts *free*, *cached* and
+//!    *released* say the same, and so does the heap's count of committed bytes.
+//!
+//! [`PageHeap::check`] proves them.
 //!
 //! The room does not know what spans hold. (Go: `mheap.go`, `mspanset.go`; there the map hangs on arenas, and
 //! records of spans are a linked free list under the heap's lock.)
 
+mod check;
 pub mod heap;
 pub mod map;
 pub mod meter;
@@ -29,6 +35,7 @@ pub mod registry;
 pub mod set;
 mod stash;
 
+pub use check::HeapError;
 pub use heap::{Ground, NewSpan, PageHeap, Request, SpanCache, Zeroed};
 pub use map::SpanMap;
 pub use meter::{DeclareError, Meter, Meters, SoftLimitCallback, SoftLimitEvent};

@@ -49,6 +49,13 @@ impl RecordCache {
     }
 }
 
+impl RecordCache {
+    /// The records at hand.
+    pub(super) fn at_hand(&self) -> &[SpanId] {
+        &self.records[..self.count]
+    }
+}
+
 impl Default for RecordCache {
     fn default() -> RecordCache {
         RecordCache::new()
@@ -132,6 +139,11 @@ impl Registry {
         (1..u32::MAX)
             .map_while(|number| self.get(SpanId(number)).map(|span| (SpanId(number), span)))
             .filter(|(_, span)| span.is_in_use())
+    }
+
+    /// The dead records in the set, while nobody changes it.
+    pub(super) fn dead(&self) -> impl Iterator<Item = SpanId> {
+        self.dead.iter(self)
     }
 
     /// Bytes committed for records.

@@ -73,6 +73,16 @@ impl SpanSet {
         }
     }
 
+    /// The spans of a set that nobody changes meanwhile, from the top.
+    pub(super) fn iter<'a>(&'a self, links: &'a impl LinkOf) -> impl Iterator<Item = SpanId> + 'a {
+        let mut at = top(self.head.load(Ordering::Acquire));
+        core::iter::from_fn(move || {
+            let span = at.some()?;
+            at = SpanId(links.link_of(span).load(Ordering::Relaxed));
+            Some(span)
+        })
+    }
+
     /// Whether the set was empty a moment ago.
     pub fn is_empty(&self) -> bool {
         top(self.head.load(Ordering::Relaxed)) == SpanId::NONE
