@@ -23,6 +23,7 @@ const UNSAFE: &[&str] = &[
     "malloc/src/lib.rs", "malloc/src/lifecycle.rs", "malloc/src/statistics.rs",
     "src/base/rank.rs",
     "src/block/body.rs", "src/block/cache.rs", "src/block/central.rs", "src/block/check.rs", "src/block/large.rs",
+    "src/block/remote.rs",
     "src/front/check.rs", "src/front/core.rs", "src/front/global.rs", "src/front/heap.rs", "src/front/manual.rs",
     "src/front/mutator.rs", "src/front/process.rs", "src/front/purpose.rs", "src/front/report.rs",
     "src/front/residency.rs", "src/front/slow.rs", "src/front/threads.rs", "src/front/tls.rs",
