@@ -114,8 +114,9 @@ impl Inbox {
         let mut first = self.first.load(Ordering::Relaxed);
         loop {
             links.link_of(span).store(first, Ordering::Relaxed);
-            match self.first.compare_exchange_weak(first, span.0, Ordering::AcqRel, Ordering::Relaxed) {
-                Ok(_) => return self.parked.load(Ordering::Relaxed) != 0,
+            // In one order with the parking of an owner, so that either sees the other.
+            match self.first.compare_exchange_weak(first, span.0, Ordering::SeqCst, Ordering::Relaxed) {
+                Ok(_) => return self.parked.load(Ordering::SeqCst) != 0,
                 Err(now) => first = now,
             }
         }

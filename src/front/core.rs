@@ -12,7 +12,7 @@
 //! The core is made in place in zeroed memory and torn down by whoever owns the heap, when no thread uses it any
 //! more. Mutators and caches are elements of tables and never move.
 
-use crate::base::sync::{AtomicU64, Ordering};
+use crate::base::sync::{AtomicU64, Ordering, fence};
 use crate::base::{Address, Bytes, Guard, Lock, PurposeId, Rank};
 use crate::block::{BlockCache, BlockCentral, Work};
 use crate::front::config::Config;
@@ -227,19 +227,20 @@ impl HeapCore {
     /// # Safety
     /// The caller is the mutator's thread and does not use it again, or the thread is gone.
     pub(crate) unsafe fn park(&self, mutator: &Mutator) {
-        {
+        let inbox = self.central.inbox(mutator.number);
+        // Who frees a block of ours from here on looks after it, unless we hold the lock just then. What came
+        // before and what comes meanwhile is put back here: either they see that we are parked, or we see their block.
+        loop {
             let mut local = mutator.local.lock();
-            let mut work = self.work(mutator, &mut local);
-            // SAFETY: the thread has given its fast paths up, so `local` guards everything.
-            unsafe {
-                BlockCache::put_back(&mut work, mutator.number, self.central.inbox(mutator.number).take());
-                for cache in mutator.caches() {
-                    BlockCache::retire_current(cache, &mut work);
-                }
-            }
-            work.ground.flush(work.spans);
             mutator.set_state(State::Parked);
-            self.central.inbox(mutator.number).set_parked(true);
+            inbox.set_parked(true);
+            fence(Ordering::SeqCst);
+            // SAFETY: the thread has given its fast paths up, so `local` guards everything.
+            unsafe { self.flush_locked(mutator, &mut local) };
+            drop(local);
+            if inbox.is_empty() {
+                break;
+            }
         }
         let mut roster = self.roster.lock();
         mutator.next_parked.set(roster.parked);

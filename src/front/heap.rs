@@ -239,6 +239,7 @@ impl Heap {
         let core = self.core();
         // SAFETY: the mutator is this thread's, or the shared one.
         unsafe { core.flush(self.mutator()) };
+        core.flush_parked();
         self.with_local(|core, mutator, local| core.work(mutator, local).ground.release(Bytes(usize::MAX)))
     }
 

@@ -10,7 +10,7 @@ use crate::base::{Address, Bytes, Exhausted, PAGE_SIZE, PurposeId, Scarce};
 use crate::block::body::{BlockSpan, FreeBlock, LARGE, Phase};
 use crate::block::cache::Block;
 use crate::block::{BlockCache, LargeFault, Work, large, remote};
-use crate::front::core::HeapCore;
+use crate::front::core::{HeapCore, SHARED};
 use crate::front::misuse::{Fault, Misuse, SpanPlace};
 use crate::front::mutator::{Local, Mutator};
 use crate::span::{Request, Span, SpanId};
@@ -196,18 +196,21 @@ impl HeapCore {
                 let spans = self.central.inbox(owner).take();
                 return BlockCache::put_back(&mut work, owner, spans);
             }
-            let theirs = self.mutator(owner);
-            let Some(_lock) = theirs.local.try_lock() else { return };
-            if theirs.is_parked() {
-                self.adopt_freed(mutator, &mut work, owner);
+            let (theirs, inbox) = (self.mutator(owner), self.central.inbox(owner));
+            // Who comes while we hold the lock gives up at once, so there may be more in the end.
+            while !inbox.is_empty() {
+                let Some(_lock) = theirs.local.try_lock() else { return };
+                if !theirs.is_parked() || !self.adopt_freed(mutator, &mut work, owner) {
+                    return;
+                }
             }
         }
     }
 
-    /// Empties a parked mutator's inbox, adopting the spans in it.
-    unsafe fn adopt_freed(&self, mutator: &Mutator, work: &mut Work<'_>, owner: u32) {
+    /// Empties a parked mutator's inbox, adopting the spans in it. Returns whether it could have them all.
+    unsafe fn adopt_freed(&self, mutator: &Mutator, work: &mut Work<'_>, owner: u32) -> bool {
         let (inbox, links) = (self.central.inbox(owner), self.pages.links());
-        let mut spans = inbox.take();
+        let (mut spans, mut all) = (inbox.take(), true);
         while let Some(id) = spans.next(links) {
             let span = self.pages.span(id).expect("spans in inboxes have records");
             let body = span.body::<BlockSpan>();
@@ -226,11 +229,13 @@ impl HeapCore {
                     }
                     // No memory for a cache: the span waits where it was.
                     Err(_) => {
+                        all = false;
                         inbox.push(id, links);
                     }
                 }
             }
         }
+        all
     }
 
     /// Bytes that a block's holder may use.
@@ -348,7 +353,27 @@ impl HeapCore {
         unsafe { self.flush_locked(mutator, &mut local) }
     }
 
-    unsafe fn flush_locked(&self, mutator: &Mutator, local: &mut crate::base::Guard<'_, Local>) {
+    /// Does the same for every mutator without a thread, the shared one included.
+    pub(crate) fn flush_parked(&self) {
+        for mutator in self.all_mutators() {
+            // Looked at before the lock as a hint, and again under it.
+            let is_free = || mutator.number == SHARED || mutator.is_parked();
+            if !is_free() {
+                continue;
+            }
+            let mut local = mutator.local.lock();
+            if is_free() {
+                // SAFETY: the lock is held, and there is no thread with fast paths.
+                unsafe { self.flush_locked(mutator, &mut local) };
+            }
+        }
+    }
+
+    /// Puts back what others freed, frees empty spans, and gives the page cache back, under the mutator's lock.
+    ///
+    /// # Safety
+    /// The lock is held, and the mutator's thread is this one, or there is none.
+    pub(super) unsafe fn flush_locked(&self, mutator: &Mutator, local: &mut crate::base::Guard<'_, Local>) {
         let mut work = self.work(mutator, local);
         // SAFETY: the caller's promise.
         unsafe {

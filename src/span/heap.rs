@@ -31,7 +31,7 @@ use super::registry::{RecordCache, Registry};
 use super::stash::{Run, Stash};
 use crate::base::sync::{AtomicUsize, Ordering};
 use crate::base::{
-    Address, Bytes, CHUNK_PAGES, ChunkId, Exhausted, Lock, PageId, Pages, PurposeId, Rank, Scarce,
+    Address, Bytes, CHUNK_PAGES, ChunkId, Exhausted, Lock, PAGE_SIZE, PageId, Pages, PurposeId, Rank, Scarce,
 };
 use crate::os::{GrowError, Region, ReserveError, System, SystemError};
 use crate::page::{PageAllocator, PageCache, Taken};
@@ -75,7 +75,7 @@ pub struct Request {
     pub purpose: PurposeId,
     /// How long the span is; at least one page.
     pub pages: Pages,
-    /// A power of two that the first page's number is a multiple of.
+    /// A power of two; the span's address is a multiple of so many pages.
     pub align: Pages,
 }
 
@@ -136,14 +136,18 @@ impl PageHeap {
     ) -> Result<PageHeap, ReserveError> {
         let region = Region::reserve(system, wanted, least, ledger)?;
         let pages = Pages(region.size().0 / Pages(1).bytes().0);
-        let tables = || -> Result<_, SystemError> {
-            Ok((
-                SpanMap::reserve(system, pages, ledger)?,
-                Registry::reserve(system, pages.0, ledger)?,
-                PageAllocator::new(system, pages, ledger)?,
-            ))
+        // SAFETY: what is destroyed here was made here, and nobody has seen it.
+        let take_down = |map: Option<&SpanMap>, registry: Option<&Registry>, error| unsafe {
+            map.inspect(|map| map.destroy());
+            registry.inspect(|registry| registry.destroy());
+            region.destroy();
+            ReserveError { wanted, least, error }
         };
-        let (map, registry, allocator) = tables().map_err(|error| ReserveError { wanted, least, error })?;
+        let map = SpanMap::reserve(system, pages, ledger).map_err(|e| take_down(None, None, e))?;
+        let registry =
+            Registry::reserve(system, pages.0, ledger).map_err(|e| take_down(Some(&map), None, e))?;
+        let allocator = PageAllocator::new(system, pages, ledger)
+            .map_err(|e| take_down(Some(&map), Some(&registry), e))?;
         Ok(PageHeap {
             system,
             region,
@@ -302,7 +306,16 @@ impl<'a> Ground<'a> {
         }
         let bytes = request.pages.bytes();
         self.meters.charge(request.purpose, bytes)?;
-        self.allocate_charged(local, request).inspect_err(|_| self.meters.discharge(request.purpose, bytes))
+        self.allocate_charged(local, request)
+            .or_else(|refused| {
+                // What the mutator keeps for itself may be what is missing.
+                if local.pages() == Pages(0) {
+                    return Err(refused);
+                }
+                self.flush(local);
+                self.allocate_charged(local, request)
+            })
+            .inspect_err(|_| self.meters.discharge(request.purpose, bytes))
     }
 
     fn allocate_charged(&self, local: &mut SpanCache, request: Request) -> Result<NewSpan<'a>, Exhausted> {
@@ -477,13 +490,24 @@ impl<'a> Ground<'a> {
         loop {
             let taken = match request.align {
                 Pages(1) => state.allocator.allocate(request.pages),
-                align => state.allocator.allocate_aligned(request.pages, align),
+                align if align.0 <= CHUNK_PAGES => state.allocator.allocate_aligned(request.pages, align),
+                _ => self.allocate_far_aligned(&mut state, request),
             };
             match taken {
                 Some(taken) => return Ok(Pick { taken, from: Account::Free }),
                 None => self.grow(&mut state, request)?,
             }
         }
+    }
+
+    /// The region begins at a multiple of a chunk and of no more, so for an alignment beyond that the places come
+    /// from the address and are tried one by one.
+    #[cold]
+    fn allocate_far_aligned(&self, state: &mut PageState, request: Request) -> Option<Taken> {
+        let (base, align) = (self.heap.region.base().0 / PAGE_SIZE, request.align.0);
+        let first = base.next_multiple_of(align) - base;
+        let mut places = (first..state.handed.first_page().0).step_by(align);
+        places.find_map(|page| state.allocator.allocate_at(PageId(page), request.pages))
     }
 
     #[cold]
@@ -561,23 +585,32 @@ impl<'a> Ground<'a> {
         Ok(())
     }
 
-    /// Undoes a pick. Which of the pages were released is known only if all or none were; else they count as
-    /// kept from here on, which errs on the side of clearing too much.
+    /// Undoes a pick. Where only some of the pages were released, nobody knows any more which, so the system gets
+    /// all of them. Should it refuse, they count as kept from here on: that errs on the side of clearing too much.
     fn give_back(&self, local: &mut SpanCache, taken: Taken, from: Account) {
-        let untouched = if taken.released == taken.pages { taken.pages } else { Pages(0) };
-        if untouched == Pages(0) {
-            self.ledger.transfer(Account::Released, from, taken.released.bytes());
-            self.heap.committed.fetch_add(taken.released.bytes().0, Ordering::Relaxed);
+        let Taken { page, pages, released } = taken;
+        let mut untouched = if released == pages { pages } else { Pages(0) };
+        if released > Pages(0) && released < pages {
+            let kept = (pages - released).bytes();
+            // SAFETY: the pages were taken and belong to no span.
+            if unsafe { self.heap.region.release(page, pages) }.is_ok() {
+                self.ledger.transfer(from, Account::Released, kept);
+                self.heap.committed.fetch_sub(kept.0, Ordering::Relaxed);
+                untouched = pages;
+            } else {
+                self.ledger.transfer(Account::Released, from, released.bytes());
+                self.heap.committed.fetch_add(released.bytes().0, Ordering::Relaxed);
+            }
         }
-        let kept = taken.pages - untouched;
-        if from == Account::Cached && local.pages.contains(taken.page, taken.pages) {
-            local.pages.free(taken.page, kept);
-            local.pages.free_released(taken.page.plus(kept), untouched);
+        let kept = pages - untouched;
+        if from == Account::Cached && local.pages.contains(page, pages) {
+            local.pages.free(page, kept);
+            local.pages.free_released(page.plus(kept), untouched);
         } else {
             if from == Account::Cached {
                 self.ledger.transfer(Account::Cached, Account::Free, kept.bytes());
             }
-            free_both(&mut self.heap.pages.lock().allocator, taken.page, kept, untouched);
+            free_both(&mut self.heap.pages.lock().allocator, page, kept, untouched);
         }
     }
 

@@ -5,6 +5,10 @@
 //! are added up only when somebody reads. [`check`](super::PageHeap::check) proves that both agree when no
 //! allocation is under way.
 //!
+//! A charge is made before the entry in the books, and taken back after the entry of the freeing; charges follow
+//! each other in one order (hence acquire and release), and the peak is raised with each. So no reading of the books
+//! shows more in use than the peak that is read after it.
+//!
 //! A purpose exists from the moment the count of purposes covers it; its name is written before and never
 //! changes. (House: a purpose is a capability; who holds it may charge its meter.)
 //!
@@ -163,7 +167,7 @@ impl Meters {
         let meter = self.get(purpose);
         let (hard, soft) = (meter.hard.load(Ordering::Relaxed), meter.soft.load(Ordering::Relaxed));
         let now = if hard == NO_LIMIT {
-            meter.charged.fetch_add(bytes.0, Ordering::Relaxed) + bytes.0
+            meter.charged.fetch_add(bytes.0, Ordering::AcqRel) + bytes.0
         } else {
             self.charge_below(purpose, bytes, hard)?
         };
@@ -182,7 +186,7 @@ impl Meters {
     fn charge_below(&self, purpose: PurposeId, bytes: Bytes, hard: usize) -> Result<usize, Exhausted> {
         let meter = self.get(purpose);
         let fits = |now: usize| now.checked_add(bytes.0).filter(|&then| then <= hard);
-        match meter.charged.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits) {
+        match meter.charged.fetch_update(Ordering::AcqRel, Ordering::Relaxed, fits) {
             Ok(before) => Ok(before + bytes.0),
             Err(_) => {
                 meter.refused.fetch_add(1, Ordering::Relaxed);
@@ -199,7 +203,7 @@ impl Meters {
     /// Takes a charge back.
     #[inline]
     pub fn discharge(&self, purpose: PurposeId, bytes: Bytes) {
-        let before = self.get(purpose).charged.fetch_sub(bytes.0, Ordering::Relaxed);
+        let before = self.get(purpose).charged.fetch_sub(bytes.0, Ordering::AcqRel);
         debug_assert!(before >= bytes.0, "{purpose:?} discharged below zero");
     }
 

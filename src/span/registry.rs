@@ -38,7 +38,7 @@ pub struct RecordCache {
 
 impl LinkOf for Registry {
     fn link_of(&self, span: SpanId) -> &AtomicU32 {
-        &self.get(span).expect("a set links known spans").link()
+        self.get(span).expect("a set links known spans").link()
     }
 }
 
@@ -70,6 +70,9 @@ impl Registry {
     pub fn reserve(system: System, capacity: usize, ledger: Ledger<'_>) -> Result<Registry, SystemError> {
         let kind = MetadataKind::SpanRecords;
         let records = Table::reserve(system, kind, capacity + 1, c"spanheap: span records", ledger)?;
+        // Map entries of pages that never were in a span lead to record 0, which is there and always dead.
+        // SAFETY: the table was made here, and nobody has seen it.
+        records.ensure(0..1, ledger).inspect_err(|_| unsafe { records.destroy() })?;
         Ok(Registry { records, dead: SpanSet::new(), fresh: Lock::new(Rank::Metadata, 1) })
     }
 
