@@ -77,6 +77,7 @@ same_with_and_without! {
     alignment: "alignment.c";
     zero: "zero.c";
     contents: "contents.c";
+    stale: "stale.c";
     report: "report.c";
     threads_1: "threads.c" "1";
     threads_2: "threads.c" "2";
@@ -180,7 +181,8 @@ fn reported(cases: &[&str], words: &[&str]) {
     for case in cases {
         let (address, ran) = misused(&program, case, door);
         let message = ran.stderr.to_lowercase();
-        assert_eq!(message.matches(&address).count(), 1, "misuse {case}: {address} in {:?}", ran.stderr);
+        assert!(message.contains(&address), "misuse {case}: {address} in {:?}", ran.stderr);
+        assert_eq!(ran.stderr.lines().count(), 1, "misuse {case}: {:?}", ran.stderr);
         for word in words {
             assert!(message.contains(word), "misuse {case}: {word:?} in {:?}", ran.stderr);
         }
@@ -265,9 +267,10 @@ fn configuration_that_is_not_understood() {
         ("SPANHEAP_MEMORY_LIMIT", "99999999999999999999999", "99999999999999999999999"),
     ] {
         let said = said(&program, variable, value, door);
-        assert_eq!(said.lines().count(), 1, "{variable}={value}: {said:?}");
         assert!(said.contains(culprit), "{variable}={value}: {said:?}");
-        assert!(said.contains(variable), "{variable}={value}: {said:?}");
+        assert!(said.lines().all(|line| line.contains(variable)), "{variable}={value}: {said:?}");
+        // One line a fault; the third value has two that are not empty.
+        assert!(said.lines().count() <= 1 + usize::from(value == ":::,,:"), "{variable}={value}: {said:?}");
     }
 }
 
