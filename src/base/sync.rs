@@ -31,6 +31,22 @@ pub fn yield_now() {
     rustix::thread::sched_yield();
 }
 
+/// Stores a value so that no load of this thread that follows is made before others can see it.
+///
+/// Whoever does the same with the word that those loads read will find that at least one of the two threads sees
+/// the other's value (Dekker). One exchange costs half of a store and a fence; loom's order of exchanges is weaker
+/// than the language's, so there it is a fence.
+#[inline]
+pub fn store_before_loads(word: &AtomicUsize, value: usize) {
+    #[cfg(not(loom))]
+    word.swap(value, Ordering::SeqCst);
+    #[cfg(loom)]
+    {
+        word.store(value, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+    }
+}
+
 /// Sleeps while `word` is `expected`; may wake for no reason.
 #[cfg(not(loom))]
 pub fn wait(word: &AtomicU32, expected: u32) {

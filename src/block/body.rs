@@ -47,7 +47,7 @@ pub struct BlockSpan {
     pub start: u32,
     /// Blocks to give.
     pub free: *mut FreeBlock,
-    /// Blocks that came back since the last entry in the books.
+    /// Blocks that came back since they were last counted.
     pub frees: u64,
     /// Bytes of the blocks that were ever carved: behind them no pointer passes. The owner writes it.
     pub end: AtomicU32,
@@ -63,7 +63,7 @@ pub struct BlockSpan {
     pub phase: Phase,
     /// Everything behind the carved blocks reads as zero and is not resident.
     pub fresh: bool,
-    /// Blocks in use at the last entry in the books.
+    /// Blocks in use when events were last counted.
     pub posted: u32,
     /// The owner's cache that the span belongs to.
     pub cache: *mut super::BlockCache,

@@ -27,7 +27,14 @@ pub(super) struct Bin {
     pub(super) current: *mut BlockSpan,
     /// The first of those in line.
     pub(super) first: SpanId,
+    /// Blocks given since the last entry in the books.
+    given: u64,
+    /// Blocks that came back since then.
+    back: u64,
 }
+
+/// Events of a class that are entered in the books at once: an entry costs more than a block.
+const EVENTS: u64 = 1024;
 
 /// The cache. What every fast path reads comes first, in one cache line.
 #[repr(C, align(64))]
@@ -91,6 +98,24 @@ pub enum Remote {
     Other,
 }
 
+impl Bin {
+    const fn new(empty: *mut BlockSpan) -> Bin {
+        Bin { current: empty, first: SpanId::NONE, given: 0, back: 0 }
+    }
+
+    /// Enters the class's events in the books.
+    fn post(&mut self, work: &Work<'_>, class: SizeClass) {
+        if self.given == 0 && self.back == 0 {
+            return;
+        }
+        work.ground.ledger.post(|entry| {
+            entry.class(class.0 as usize, ClassEvent::Allocated, self.given);
+            entry.class(class.0 as usize, ClassEvent::Freed, self.back);
+        });
+        (self.given, self.back) = (0, 0);
+    }
+}
+
 struct Shared(BlockSpan);
 // SAFETY: the empty span is never written: no block of it can be taken or freed.
 unsafe impl Sync for Shared {}
@@ -118,7 +143,7 @@ impl BlockCache {
             owner: 0,
             purpose: PurposeId(0),
             direct: [empty; DIRECT],
-            bins: [Bin { current: empty, first: SpanId::NONE }; CLASSES],
+            bins: [Bin::new(empty); CLASSES],
         }
     }
 
@@ -138,7 +163,7 @@ impl BlockCache {
             (*at).owner = owner;
             (*at).purpose = purpose;
             (*at).direct = [empty_span(); DIRECT];
-            (*at).bins = [Bin { current: empty_span(), first: SpanId::NONE }; CLASSES];
+            (*at).bins = [Bin::new(empty_span()); CLASSES];
         }
     }
 
@@ -279,7 +304,7 @@ impl BlockCache {
                     return Some((*this).carve(work, span));
                 }
                 if (*span).phase == Phase::Current {
-                    post(work, span);
+                    (*this).count(work, span);
                     (*span).phase = Phase::Full;
                     (*span).trip = (*span).full_trip();
                 }
@@ -448,17 +473,17 @@ impl BlockCache {
             // SAFETY: the owner's thread uses its own cache and spans.
             unsafe {
                 let span = (*this).bins[class.0 as usize].current;
-                if span == empty_span() {
-                    continue;
+                if span != empty_span() {
+                    (*this).set_current(class, empty_span());
+                    if (*span).trip == 0 {
+                        (*this).discard(work, span);
+                    } else {
+                        (*this).count(work, span);
+                        (*span).phase = Phase::Listed;
+                        (*this).list(work, span);
+                    }
                 }
-                (*this).set_current(class, empty_span());
-                if (*span).trip == 0 {
-                    (*this).discard(work, span);
-                } else {
-                    post(work, span);
-                    (*span).phase = Phase::Listed;
-                    (*this).list(work, span);
-                }
+                (*this).bins[class.0 as usize].post(work, class);
             }
         }
     }
@@ -473,14 +498,31 @@ impl BlockCache {
             unsafe {
                 let bin = (*this).bins[class.0 as usize];
                 if bin.current != empty_span() {
-                    post(work, bin.current);
+                    (*this).count(work, bin.current);
                 }
                 let mut at = bin.first;
                 while let Some(id) = at.some() {
                     let span = work.ground.heap.span(id).expect("listed spans have records");
-                    post(work, span.body());
+                    (*this).count(work, span.body());
                     at = SpanId(span.links().after);
                 }
+                (*this).bins[class.0 as usize].post(work, class);
+            }
+        }
+    }
+
+    /// Counts what happened to a span's blocks since the last time, and makes an entry when it is worth one.
+    unsafe fn count(&mut self, work: &Work<'_>, span: *mut BlockSpan) {
+        // SAFETY: the span is the owner's.
+        unsafe {
+            let (class, used, back) = ((*span).class, (*span).used(), (*span).frees);
+            let bin = &mut self.bins[class.0 as usize];
+            // Blocks given are those in use now, and those that came back, less those that were in use before.
+            bin.given += u64::from(used) + back - u64::from((*span).posted);
+            bin.back += back;
+            ((*span).posted, (*span).frees) = (used, 0);
+            if bin.given + bin.back >= EVENTS {
+                bin.post(work, class);
             }
         }
     }
@@ -499,7 +541,7 @@ impl BlockCache {
     unsafe fn discard(&mut self, work: &mut Work<'_>, span: *mut BlockSpan) {
         // SAFETY: the span is the owner's, has no block in use, and nobody else knows it.
         unsafe {
-            post(work, span);
+            self.count(work, span);
             let record = &*span.cast::<Span>();
             let touched = ((*span).carved as usize * (*span).size as usize).div_ceil(PAGE_SIZE);
             let untouched = if (*span).fresh { Pages(record.pages().0 - touched) } else { Pages(0) };
@@ -581,24 +623,6 @@ unsafe fn push(span: *mut BlockSpan, block: *mut FreeBlock) -> bool {
         (*span).frees += 1;
         (*span).trip -= 1;
         (*span).trip == 0
-    }
-}
-
-/// Enters in the books what happened to the span's blocks since the last time.
-unsafe fn post(work: &Work<'_>, span: *mut BlockSpan) {
-    // SAFETY: the caller is the span's owner.
-    unsafe {
-        let (used, freed) = ((*span).used(), (*span).frees);
-        let allocated = (u64::from(used) + freed) - u64::from((*span).posted);
-        if allocated == 0 && freed == 0 {
-            return;
-        }
-        let row = (*span).class.0 as usize;
-        work.ground.ledger.post(|entry| {
-            entry.class(row, ClassEvent::Allocated, allocated);
-            entry.class(row, ClassEvent::Freed, freed);
-        });
-        ((*span).posted, (*span).frees) = (used, 0);
     }
 }
 

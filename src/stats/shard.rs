@@ -23,7 +23,7 @@
 //! The only unsafe step is `Shard::link`'s list of shards: a shard that has been linked lives as long as the
 //! books.
 
-use crate::base::sync::{AtomicI64, AtomicPtr, AtomicU32, AtomicUsize, Ordering, fence};
+use crate::base::sync::{self, AtomicI64, AtomicPtr, AtomicUsize, Ordering};
 use crate::base::{Lock, Rank, sync::Backoff};
 use core::ptr;
 
@@ -41,7 +41,7 @@ pub struct Shard<const N: usize> {
 
 /// The reader's side: which copy is being written, and whose shards there are.
 pub struct Shards<const N: usize> {
-    generation: AtomicU32,
+    generation: AtomicUsize,
     first: AtomicPtr<Shard<N>>,
     reader: Lock<()>,
 }
@@ -67,11 +67,10 @@ impl<const N: usize> Shard<N> {
     pub fn begin<'a>(&'a self, shards: &Shards<N>) -> Transaction<'a, N> {
         let sequence = self.sequence.load(Ordering::Relaxed);
         debug_assert!(sequence.is_multiple_of(2), "a transaction inside a transaction");
-        self.sequence.store(sequence.wrapping_add(1), Ordering::Relaxed);
         // Either the reader sees the odd number, or this thread sees the new generation: each writes its own
         // word before it reads the other's.
-        fence(Ordering::SeqCst);
-        let generation = shards.generation.load(Ordering::Acquire) as usize;
+        sync::store_before_loads(&self.sequence, sequence.wrapping_add(1));
+        let generation = shards.generation.load(Ordering::SeqCst);
         Transaction { shard: self, copy: &self.copies[generation] }
     }
 }
@@ -105,7 +104,7 @@ impl<const N: usize> Shards<N> {
     #[cfg(not(loom))]
     pub const fn new() -> Shards<N> {
         Shards {
-            generation: AtomicU32::new(0),
+            generation: AtomicUsize::new(0),
             first: AtomicPtr::new(ptr::null_mut()),
             reader: Lock::new(Rank::Books, ()),
         }
@@ -115,7 +114,7 @@ impl<const N: usize> Shards<N> {
     #[cfg(loom)]
     pub fn new() -> Shards<N> {
         Shards {
-            generation: AtomicU32::new(0),
+            generation: AtomicUsize::new(0),
             first: AtomicPtr::new(ptr::null_mut()),
             reader: Lock::new(Rank::Books, ()),
         }
@@ -137,10 +136,9 @@ impl<const N: usize> Shards<N> {
     /// Reads every figure at one instant into `sums`.
     pub fn read(&self, sums: &mut [i64; N]) {
         let _reader = self.reader.lock();
-        let current = self.generation.load(Ordering::Relaxed) as usize;
+        let current = self.generation.load(Ordering::Relaxed);
         let (before, next) = ((current + COPIES - 1) % COPIES, (current + 1) % COPIES);
-        self.generation.store(next as u32, Ordering::Release);
-        fence(Ordering::SeqCst);
+        sync::store_before_loads(&self.generation, next);
         sums.fill(0);
         for shard in self.iter() {
             shard.wait_until_idle();
@@ -186,7 +184,7 @@ impl<const N: usize> Shard<N> {
     /// Waits for the transaction that the writer may be in. One that begins later writes the next copy.
     fn wait_until_idle(&self) {
         let mut backoff = Backoff::new();
-        let seen = self.sequence.load(Ordering::Acquire);
+        let seen = self.sequence.load(Ordering::SeqCst);
         if !seen.is_multiple_of(2) {
             while self.sequence.load(Ordering::Acquire) == seen {
                 backoff.step();
