@@ -5,10 +5,13 @@
 //! harm. (Go: `heapArena.spans`.)
 //!
 //! # Safety
+//! Entries are read without a check only below one that is known to be there.
+//!
+//! # Safety
 //! The entries are lent out for hot paths as a pointer; nobody follows it once the heap goes.
 
 use super::record::SpanId;
-use crate::base::sync::{AtomicU32, Ordering};
+use crate::base::sync::{AtomicU32, Ordering, fence};
 use crate::base::{PageId, Pages};
 use crate::os::{System, SystemError, Table};
 use crate::stats::{Ledger, MetadataKind};
@@ -45,12 +48,14 @@ impl SpanMap {
     /// Notes that a published span holds these pages.
     #[inline]
     pub(super) fn set(&self, page: PageId, pages: Pages, span: SpanId) {
-        for page in page.0..page.0 + pages.0 {
-            let entry = self.entries.get(page);
-            debug_assert!(entry.is_some(), "page {page} is not covered by the map");
-            if let Some(entry) = entry {
-                entry.store(span.0, Ordering::Release);
-            }
+        let end = page.0 + pages.0;
+        assert!(self.entries.get(end - 1).is_some(), "pages up to {end} are not covered by the map");
+        // One fence orders all entries after the span's state.
+        fence(Ordering::Release);
+        for page in page.0..end {
+            // SAFETY: the heap grows from its beginning, and so does the map: what lies below a covered page
+            // is covered.
+            unsafe { self.entries.get_unchecked(page) }.store(span.0, Ordering::Relaxed);
         }
     }
 
