@@ -174,7 +174,7 @@ impl Span {
     }
 
     /// A dead record, equal to zeroed memory.
-    #[cfg(test)]
+    #[cfg(all(test, loom))]
     pub(super) fn dead() -> Span {
         Span {
             body: UnsafeCell::new([0; BODY_SIZE / 8]),
