@@ -13,7 +13,7 @@
 //!
 //! Every block is filled with a mark of its own, which is looked at again before the block is freed: the demonstration
 //! is a check as well. The books are read twice: with all blocks alive, which is what is shown, and after all are freed.
-//! Both readings must balance.
+//! Both readings must balance, and both times the heap must prove its invariants ([`Heap::check`]).
 
 use crate::books::Books;
 use crate::run::{OUR_FAILURE, say};
@@ -311,14 +311,15 @@ impl<'h> Worker<'_, 'h> {
     }
 }
 
-/// The books of the heap as the library writes them.
+/// The books of the heap as the library writes them, read back; an error if the heap does not hold its invariants.
 fn read_books(heap: &Heap) -> (String, Result<Books, String>) {
     let mut snapshot = heap.snapshot();
     snapshot.resident = Some(heap.resident());
     let mut text = String::new();
     let written = snapshot.write_json(&mut text, "spanheap demo", std::process::id());
     written.expect("a string takes everything");
-    let books = Books::parse(text.as_bytes());
+    let proof = heap.check().map_err(|error| format!("an invariant does not hold: {error}"));
+    let books = proof.and_then(|()| Books::parse(text.as_bytes()));
     (text, books)
 }
 
@@ -352,7 +353,7 @@ impl Report<'_> {
             (Err(_), false) => Ok(()),
         };
         if let Some(failure) = &failure {
-            say(format_args!("the books do not balance: {failure}"));
+            say(format_args!("the heap is not in order: {failure}"));
         }
         if self.damaged > 0 {
             say(format_args!("{} blocks were not as they had been written", self.damaged));
