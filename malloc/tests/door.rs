@@ -12,41 +12,53 @@
 
 mod kit;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
-use kit::{Door, Ran, Run, door, fresh_dir, same};
+use kit::{Door, Ran, Run, door, same};
 
 /// Where the programs' sources are.
 fn source(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/c").join(name)
 }
 
-/// Compiles a source of `c/` into a program, or with `-shared` into a library.
-fn compiled_with(name: &str, flags: &[&str]) -> PathBuf {
+/// Compiles a source of `c/` into a program, or with `-shared` into a library; once.
+fn compiled_with(name: &'static str, flags: &[&str]) -> PathBuf {
+    static PROGRAMS: Mutex<BTreeMap<&str, Arc<OnceLock<PathBuf>>>> = Mutex::new(BTreeMap::new());
+    let program = PROGRAMS.lock().expect("no test panics here").entry(name).or_default().clone();
+    program.get_or_init(|| compile(name, flags)).clone()
+}
+
+/// Compiles it under a name of this process's own and then renames it, as another process may do the same.
+fn compile(name: &str, flags: &[&str]) -> PathBuf {
     let compiler = if name.ends_with(".cc") { "g++" } else { "gcc" };
     let (stem, _) = name.split_once('.').expect("a source's name");
-    let program = fresh_dir("build").join(stem);
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("programs");
+    fs::create_dir_all(&dir).expect("a directory under target/tmp");
+    let (program, unfinished) = (dir.join(stem), dir.join(format!("{stem}.{}", std::process::id())));
     let output = Command::new(compiler)
         .args(["-O1", "-g", "-fno-builtin", "-pthread", "-Wall", "-Wextra", "-Werror"])
         .args(flags)
         .arg("-o")
-        .arg(&program)
+        .arg(&unfinished)
         .arg(source(name))
         .output()
         .unwrap_or_else(|error| panic!("{compiler}: {error}; the tests need `apt-get install gcc g++`"));
     assert!(output.status.success(), "{name}:\n{}", String::from_utf8_lossy(&output.stderr));
+    fs::rename(&unfinished, &program).expect("the program's name");
     program
 }
 
-fn compiled(name: &str) -> PathBuf {
+fn compiled(name: &'static str) -> PathBuf {
     compiled_with(name, &[])
 }
 
-fn library(name: &str) -> PathBuf {
+fn library(name: &'static str) -> PathBuf {
     compiled_with(name, &["-shared", "-fPIC", "-fno-gnu-unique"])
 }
 

@@ -108,7 +108,7 @@ fn build() -> PathBuf {
 }
 
 /// A fresh directory for one run, named after it.
-pub(crate) fn fresh_dir(name: &str) -> PathBuf {
+fn fresh_dir(name: &str) -> PathBuf {
     static RUNS: AtomicU32 = AtomicU32::new(0);
     let unique = format!("{name}-{}-{}", std::process::id(), RUNS.fetch_add(1, Ordering::Relaxed));
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("door").join(unique);
