@@ -9,12 +9,12 @@ use super::body::{BlockSpan, FreeBlock, LARGE, Phase, id_of};
 use super::central::BlockCentral;
 use super::remote::{self, Taken, Waiting};
 use crate::base::class::{CLASSES, GRANULE, MAX_DIRECT, MAX_SMALL, SizeClass};
-use crate::base::sync::{AtomicU32, Ordering};
 use crate::base::{PAGE_SHIFT, PAGE_SIZE, Pages, PurposeId};
 use crate::os::Zeroed;
 use crate::span::{Ground, NewSpan, Span, SpanCache, SpanId};
 use crate::stats::ClassEvent;
 use core::ptr;
+use core::sync::atomic::{AtomicU32, Ordering};
 
 /// Entries of the table of small sizes, in steps of 16 bytes from 0 to [`MAX_DIRECT`].
 const DIRECT: usize = MAX_DIRECT / 16 + 1;

@@ -11,10 +11,12 @@
 //! The entries are lent out for hot paths as a pointer; nobody follows it once the heap goes.
 
 use super::record::SpanId;
-use crate::base::sync::{AtomicU32, Ordering, fence};
 use crate::base::{PageId, Pages};
 use crate::os::{System, SystemError, Table};
 use crate::stats::{Ledger, MetadataKind};
+// The machine's own, for the model checker as well: its atomics cannot lie in a table, where all zeros is a value. It
+// looks at publication with a map of its own.
+use core::sync::atomic::{AtomicU32, Ordering, fence};
 
 /// The map.
 pub struct SpanMap {
