@@ -1,3 +1,10 @@
-//! Fuzz bodies, one a room.
+//! Fuzz bodies, one a room. Each takes an input as a program and runs it on the room and on its slow twin.
 
+#[path = "../../src/block/model.rs"]
+#[doc(hidden)]
+pub mod block_model;
+mod input;
+
+pub mod block;
+pub mod front;
 pub mod page;

@@ -1,0 +1,40 @@
+//! The first of the two drivers: a short run of every body, the same in every run. Inputs that fail shrink.
+
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+
+/// Runs a body on `cases` inputs of up to `longest` bytes.
+fn run(cases: u32, longest: usize, body: fn(&[u8])) {
+    let config = Config { cases, failure_persistence: None, ..Config::default() };
+    let mut runner = TestRunner::new_with_rng(
+        config,
+        proptest::test_runner::TestRng::deterministic_rng(proptest::test_runner::RngAlgorithm::ChaCha),
+    );
+    let inputs = proptest::collection::vec(any::<u8>(), 0..longest);
+    runner
+        .run(&inputs, |input| {
+            body(&input);
+            Ok(())
+        })
+        .unwrap();
+}
+
+#[test]
+fn page() {
+    run(60, 400, spanheap_fuzz::page::fuzz);
+}
+
+#[test]
+fn block() {
+    run(120, 1200, spanheap_fuzz::block::fuzz);
+}
+
+#[test]
+fn front() {
+    run(60, 800, spanheap_fuzz::front::fuzz);
+}
+
+#[test]
+fn configuration() {
+    run(300, 60, spanheap_fuzz::front::configuration);
+}
