@@ -66,4 +66,7 @@ pub use large::LargeFault;
 pub use remote::Inbox;
 
 #[cfg(all(test, not(loom)))]
+#[allow(unreachable_pub)]
+mod model;
+#[cfg(all(test, not(loom)))]
 mod tests;

@@ -1,7 +1,51 @@
 //! Tests of the room, through a heap of its own: a cache is nothing without spans.
+//!
+//! # Safety
+//! Blocks and spans are the tests' own: what is looked at belongs to heaps that nobody else uses meanwhile.
 
 use crate::base::class::{SizeClass, TABLE};
 use crate::block::body::{BlockSpan, FreeBlock};
+
+mod spans;
+mod threads;
+
+// The fuzz bodies, driven by random programs that shrink. They find these two where they find them at home.
+use super::model as block_model;
+#[path = "../../fuzz/src/block.rs"]
+#[allow(unreachable_pub)]
+mod fuzz_block;
+#[path = "../../fuzz/src/front.rs"]
+#[allow(unreachable_pub)]
+mod fuzz_front;
+#[path = "../../fuzz/src/input.rs"]
+#[allow(unreachable_pub)]
+mod input;
+
+mod random_programs {
+    use proptest::prelude::*;
+
+    /// Few where every check is compiled in, many in a release.
+    const CASES: u32 = if cfg!(debug_assertions) { 24 } else { 1000 };
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(CASES))]
+
+        #[test]
+        fn of_several_owners_lose_no_block(program in prop::collection::vec(any::<u8>(), 0..1500)) {
+            super::fuzz_block::fuzz(&program);
+        }
+
+        #[test]
+        fn on_a_heap_get_what_they_ask_for(program in prop::collection::vec(any::<u8>(), 0..1000)) {
+            super::fuzz_front::fuzz(&program);
+        }
+
+        #[test]
+        fn in_the_environment_do_no_harm(text in prop::collection::vec(any::<u8>(), 0..60)) {
+            super::fuzz_front::configuration(&text);
+        }
+    }
+}
 
 #[test]
 fn carving_hands_out_every_block_once_and_clears_the_key() {
