@@ -88,6 +88,12 @@ impl<'h> Pair<'h> {
 
     fn free(&mut self, held: Held) {
         self.model.freed(held.pointer);
+        let purpose = self.purposes[held.tag as usize].id();
+        assert_eq!(
+            self.heap.account_at(Address::of(held.pointer)),
+            Account::Span(purpose),
+            "booked elsewhere"
+        );
         let block = NonNull::new(held.pointer).unwrap();
         // SAFETY: the block is in use, and given up.
         let freed = unsafe { self.heap.free(block) };
@@ -206,7 +212,7 @@ impl<'h> Pair<'h> {
             29 => drop(self.heap.release_all()),
             30 => {
                 if let Some(simulated) = self.simulated {
-                    simulated.refuse(input.byte() % 8, 1 + input.byte() % 2);
+                    simulated.refuse(input.byte() % 8, 1);
                 }
             }
             _ => assert_eq!(self.heap.check(), Ok(())),
@@ -222,6 +228,7 @@ impl<'h> Pair<'h> {
         while let Some(held) = self.model.pick(self.model.len() * 7 / 11) {
             self.free(held);
         }
+        assert!(self.model.is_empty());
         self.heap.release_all();
         for purpose in &self.purposes {
             assert_eq!(purpose.inuse(), Bytes::ZERO, "{purpose:?} at the end");

@@ -3,7 +3,8 @@
 #[path = "../../src/block/model.rs"]
 #[doc(hidden)]
 pub mod block_model;
-mod input;
+#[doc(hidden)]
+pub mod input;
 
 pub mod block;
 pub mod front;

@@ -183,7 +183,7 @@ mod tests {
             let align = 1 << shift;
             for size in (1..=MAX_SMALL).step_by(61) {
                 let class = SizeClass::of_aligned(size, align).unwrap();
-                assert!(class.size() >= size && class.size() % align == 0);
+                assert!(class.size() >= size && class.size().is_multiple_of(align));
             }
         }
     }
