@@ -6,6 +6,10 @@ pub mod block_model;
 #[doc(hidden)]
 pub mod input;
 
+pub mod base;
 pub mod block;
 pub mod front;
+pub mod os;
 pub mod page;
+pub mod span;
+pub mod stats;

@@ -20,18 +20,38 @@ fn run(cases: u32, longest: usize, body: fn(&[u8])) {
 }
 
 #[test]
+fn base() {
+    run(200, 400, spanheap_fuzz::base::fuzz);
+}
+
+#[test]
+fn stats() {
+    run(60, 1000, spanheap_fuzz::stats::fuzz);
+}
+
+#[test]
+fn os() {
+    run(60, 400, spanheap_fuzz::os::fuzz);
+}
+
+#[test]
 fn page() {
-    run(60, 400, spanheap_fuzz::page::fuzz);
+    run(20, 400, spanheap_fuzz::page::fuzz);
+}
+
+#[test]
+fn span() {
+    run(60, 800, spanheap_fuzz::span::fuzz);
 }
 
 #[test]
 fn block() {
-    run(120, 1200, spanheap_fuzz::block::fuzz);
+    run(40, 1200, spanheap_fuzz::block::fuzz);
 }
 
 #[test]
 fn front() {
-    run(60, 800, spanheap_fuzz::front::fuzz);
+    run(40, 800, spanheap_fuzz::front::fuzz);
 }
 
 #[test]

@@ -1,4 +1,7 @@
 //! What the owners share: their inboxes, by owner's number.
+//!
+//! # Safety
+//! Inboxes are elements of a table: zeros are an empty one, and they never move.
 
 use super::remote::Inbox;
 use crate::os::{System, SystemError, Table, Zeroed};
