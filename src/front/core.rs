@@ -123,13 +123,14 @@ impl HeapCore {
                     })?;
                 Ok((central, of_mutators, caches))
             };
-            let (central, of_mutators, caches) =
-                tables().inspect_err(|_| pages.destroy()).map_err(refused)?;
+            let made = tables();
+            // Taking down takes the lock of the pages, which comes before this one.
+            drop(shared);
+            let (central, of_mutators, caches) = made.inspect_err(|_| pages.destroy()).map_err(refused)?;
             (&raw mut (*at).pages).write(pages);
             (&raw mut (*at).central).write(central);
             (&raw mut (*at).mutators).write(of_mutators);
             (&raw mut (*at).caches).write(caches);
-            drop(shared);
             let core = &*at;
             core.new_mutator().map(|_| ()).inspect_err(|_| core.destroy_tables()).map_err(refused)
         }

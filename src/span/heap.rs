@@ -34,7 +34,7 @@ use crate::base::{
     Address, Bytes, CHUNK_PAGES, ChunkId, Exhausted, Lock, PAGE_SIZE, PageId, Pages, PurposeId, Rank, Scarce,
 };
 use crate::os::{GrowError, Region, ReserveError, System, SystemError};
-use crate::page::{PageAllocator, PageCache, Taken};
+use crate::page::{CACHE_PAGES, PageAllocator, PageCache, Taken};
 use crate::stats::{Account, Ledger, MetadataKind};
 
 /// Requests below this many pages are served by a mutator's page cache.
@@ -443,7 +443,12 @@ impl<'a> Ground<'a> {
                     self.heap.pages.lock().allocator.free_released(page, pages);
                     done += pages.bytes();
                 }
-                Err(_) => self.heap.pages.lock().allocator.free(page, pages),
+                Err(_) => {
+                    self.heap.pages.lock().allocator.free(page, pages);
+                    // The allocator looks at whole words of its bitmap, and would find the same pages again.
+                    let Some(next) = (page.0 / CACHE_PAGES * CACHE_PAGES).checked_sub(1) else { break };
+                    below = PageId(next);
+                }
             }
         }
         done
