@@ -128,6 +128,12 @@ impl Inbox {
         self.first.load(Ordering::Relaxed) == 0
     }
 
+    /// Whether nothing is in. Unlike [`Inbox::is_empty`] this takes part in the order of the pushes: who pushes later
+    /// sees all that this thread did before, and what was pushed earlier is seen here.
+    pub fn is_empty_now(&self) -> bool {
+        self.first.fetch_or(0, Ordering::AcqRel) == 0
+    }
+
     /// Takes all spans.
     pub fn take(&self) -> Taken {
         if self.is_empty() {
@@ -279,6 +285,97 @@ mod loom_tests {
             // Whoever looks after the former owner's inbox hands on what is there.
             assert_eq!(world.drain(0), 0);
             assert_eq!(early + world.drain(1), 1);
+        });
+    }
+}
+
+#[cfg(all(test, loom))]
+mod loom_parking {
+    use super::*;
+    use crate::base::{Lock, Rank};
+    use loom::sync::Arc;
+
+    /// A span with one block, its owner who is about to end, and the owner's lock: how `front` parks a mutator, and
+    /// how it looks after the inbox of one that is parked.
+    struct World {
+        memory: std::cell::UnsafeCell<[u64; 2]>,
+        word: AtomicU64,
+        link: AtomicU32,
+        inbox: Inbox,
+        /// Whether the owner is parked, and how many blocks came back.
+        local: Lock<(bool, usize)>,
+    }
+
+    // SAFETY: the block is touched by who has it.
+    unsafe impl Sync for World {}
+    // SAFETY: as above.
+    unsafe impl Send for World {}
+
+    impl LinkOf for World {
+        fn link_of(&self, _: SpanId) -> &AtomicU32 {
+            &self.link
+        }
+    }
+
+    impl World {
+        fn drain(&self) -> usize {
+            let mut taken = self.inbox.take();
+            let mut count = 0;
+            while taken.next(self).is_some() {
+                count += take(&self.word).count as usize;
+            }
+            count
+        }
+
+        fn park(&self) {
+            loop {
+                let mut local = self.local.lock();
+                local.0 = true;
+                self.inbox.set_parked(true);
+                local.1 += self.drain();
+                drop(local);
+                if self.inbox.is_empty_now() {
+                    break;
+                }
+            }
+        }
+
+        fn free(&self) {
+            // SAFETY: the block is freed once.
+            if !unsafe { wait(&self.word, self.memory.get().cast(), 0) } {
+                return;
+            }
+            if self.inbox.push(SpanId(1), self) {
+                while !self.inbox.is_empty_now() {
+                    let Some(mut local) = self.local.try_lock() else { return };
+                    if !local.0 {
+                        return;
+                    }
+                    local.1 += self.drain();
+                }
+            }
+        }
+    }
+
+    /// A block that is freed while its owner parks is put back by one of the two: nobody has to come by later.
+    #[test]
+    fn loom_no_block_is_left_behind_when_its_owner_parks() {
+        loom::model(|| {
+            let world = Arc::new(World {
+                memory: std::cell::UnsafeCell::new([0; 2]),
+                word: AtomicU64::new(0),
+                link: AtomicU32::new(0),
+                inbox: Inbox::new(),
+                local: Lock::new(Rank::Mutator, (false, 0)),
+            });
+            let freer = {
+                let world = world.clone();
+                loom::thread::spawn(move || world.free())
+            };
+            world.park();
+            freer.join().unwrap();
+            let (parked, back) = *world.local.lock();
+            assert!(parked && back == 1, "{back} blocks came back");
         });
     }
 }

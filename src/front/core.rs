@@ -12,7 +12,7 @@
 //! The core is made in place in zeroed memory and torn down by whoever owns the heap, when no thread uses it any
 //! more. Mutators and caches are elements of tables and never move.
 
-use crate::base::sync::{AtomicU64, Ordering, fence};
+use crate::base::sync::{AtomicU64, Ordering};
 use crate::base::{Address, Bytes, Guard, Lock, PurposeId, Rank};
 use crate::block::{BlockCache, BlockCentral, Work};
 use crate::front::config::Config;
@@ -235,11 +235,10 @@ impl HeapCore {
             let mut local = mutator.local.lock();
             mutator.set_state(State::Parked);
             inbox.set_parked(true);
-            fence(Ordering::SeqCst);
             // SAFETY: the thread has given its fast paths up, so `local` guards everything.
             unsafe { self.flush_locked(mutator, &mut local) };
             drop(local);
-            if inbox.is_empty() {
+            if inbox.is_empty_now() {
                 break;
             }
         }

@@ -198,7 +198,7 @@ impl HeapCore {
             }
             let (theirs, inbox) = (self.mutator(owner), self.central.inbox(owner));
             // Who comes while we hold the lock gives up at once, so there may be more in the end.
-            while !inbox.is_empty() {
+            while !inbox.is_empty_now() {
                 let Some(_lock) = theirs.local.try_lock() else { return };
                 if !theirs.is_parked() || !self.adopt_freed(mutator, &mut work, owner) {
                     return;
