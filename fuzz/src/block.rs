@@ -16,7 +16,7 @@ use spanheap::base::class::{MAX_SMALL, SizeClass};
 use spanheap::base::purpose::BUILT_IN;
 use spanheap::base::sync::Ordering;
 use spanheap::base::{Address, Bytes, PAGE_SIZE, PurposeId};
-use spanheap::block::body::{LARGE, Phase};
+use spanheap::block::body::{LARGE, Phase, mark};
 use spanheap::block::cache::Freed;
 use spanheap::block::{BlockCache, BlockCentral, BlockSpan, FreeBlock, Work, large, remote};
 use spanheap::os::System;
@@ -203,7 +203,7 @@ impl World {
                     BlockCache::adopt(cache, &work, span);
                     continue;
                 }
-                let request = Request::new((*cache).purpose(), class.pages());
+                let request = Request::new((*cache).purpose(), (*cache).next_span(class));
                 let new = work.ground.allocate(work.spans, request).expect("there is room");
                 BlockCache::install(cache, &new, class);
             }
@@ -244,7 +244,8 @@ impl World {
                 assert_eq!(large::free(&mut work, id, span, pointer), Ok(()));
                 return;
             }
-            (*pointer.cast::<FreeBlock>()).key = KEY;
+            let block = pointer.cast::<FreeBlock>();
+            (*block).mark = mark(KEY, block);
             let memory = self.shared.heap.region().page_pointer(span.page());
             let place = (pointer.addr() - memory.addr()) / 16;
             if remote::wait(span.word(), memory, place as u16) {
@@ -339,7 +340,7 @@ impl World {
             while !at.is_null() {
                 // SAFETY: as above; a free block holds its link and the key.
                 unsafe {
-                    assert_eq!((*at).key, KEY, "a free block of {id:?} without the key");
+                    assert_eq!((*at).mark, mark(KEY, at), "a free block of {id:?} without its mark");
                     at = (*at).next;
                 }
                 free += 1;

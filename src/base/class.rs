@@ -29,18 +29,18 @@ pub struct SizeClass(pub u8);
 pub struct ClassRow {
     /// Bytes of a block.
     pub size: u32,
-    /// Pages of a span of the class.
+    /// Pages of the shortest span of the class.
     pub pages: u32,
-    /// Blocks in a span.
+    /// Blocks in such a span.
     pub blocks: u32,
     /// `ceil(2^32 / size)`: see the head of this file.
     pub magic: u32,
 }
 
-/// A span is at least so long that it holds this many blocks, as far as `LONGEST_SPAN` allows.
-const BLOCKS_WANTED: usize = 64;
-/// Spans of small classes stop growing here: short spans become free, and go back to the system, more often.
-const LONGEST_SPAN: usize = 8 * PAGE_SIZE;
+/// The shortest span is so long that it holds this many blocks, as far as `LONG_SPAN` allows.
+const BLOCKS_WANTED: usize = 32;
+/// Spans of classes that need no more for four blocks grow up to here.
+pub const LONG_SPAN: Pages = Pages(8);
 /// The least number of blocks in a span, even where that takes a longer span.
 const BLOCKS_LEAST: usize = 4;
 
@@ -58,7 +58,7 @@ pub const TABLE: [ClassRow; CLASSES] = {
         let mut pages = 1;
         // Long enough, and with at most a sixteenth left over at the end.
         while pages * PAGE_SIZE / size < BLOCKS_LEAST
-            || (pages * PAGE_SIZE / size < BLOCKS_WANTED && pages * PAGE_SIZE < LONGEST_SPAN)
+            || (pages * PAGE_SIZE / size < BLOCKS_WANTED && pages < LONG_SPAN.0 / 2)
             || (pages * PAGE_SIZE % size) * 16 > pages * PAGE_SIZE
         {
             pages += 1;
@@ -126,10 +126,13 @@ impl SizeClass {
         self.row().size as usize
     }
 
-    /// Pages of a span.
-    #[inline]
-    pub const fn pages(self) -> Pages {
-        Pages(self.row().pages as usize)
+    /// Pages of the next span of a cache that has so many of the class: they double as often as their number
+    /// does. Who has few blocks of a class has a short span, which is soon free again; who has many takes them from
+    /// long ones, which have to be looked after less often.
+    pub fn pages(self, spans: u32) -> Pages {
+        let shortest = self.row().pages as usize;
+        let longest = LONG_SPAN.0.max(shortest);
+        Pages((shortest << (spans / 2 + 1).ilog2().min(8)).min(longest - longest % shortest))
     }
 
     /// All classes in order.
@@ -160,7 +163,7 @@ mod tests {
     #[test]
     fn every_multiple_and_nothing_else_passes_the_magic_test() {
         for row in &TABLE {
-            for offset in 0..row.pages * PAGE_SIZE as u32 {
+            for offset in 0..row.pages.max(LONG_SPAN.0 as u32) * PAGE_SIZE as u32 {
                 let passes = offset.wrapping_mul(row.magic) < row.magic;
                 assert_eq!(passes, offset.is_multiple_of(row.size), "{offset} in blocks of {}", row.size);
             }
@@ -173,7 +176,20 @@ mod tests {
             let bytes = row.pages as usize * PAGE_SIZE;
             assert!(row.blocks as usize >= BLOCKS_LEAST, "{row:?}");
             assert!((bytes - (row.blocks * row.size) as usize) * 16 <= bytes, "{row:?}");
-            assert!(bytes <= LONGEST_SPAN.max(5 * MAX_SMALL), "{row:?}");
+            assert!(bytes <= 5 * MAX_SMALL, "{row:?}");
+        }
+    }
+
+    #[test]
+    fn spans_grow_by_whole_short_ones() {
+        for class in SizeClass::all() {
+            let row = class.row();
+            assert_eq!(class.pages(0).0, row.pages as usize);
+            for spans in 0..100 {
+                let (now, next) = (class.pages(spans), class.pages(spans + 1));
+                assert!(now <= next && now <= LONG_SPAN.max(Pages(row.pages as usize)));
+                assert_eq!(now.0 % row.pages as usize, 0, "{row:?}");
+            }
         }
     }
 

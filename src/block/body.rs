@@ -14,8 +14,15 @@ use crate::span::{NewSpan, SpanId, record};
 pub struct FreeBlock {
     /// The next free block of the same list.
     pub next: *mut FreeBlock,
-    /// The heap's key; zero in a block in use, until its holder writes there.
-    pub key: usize,
+    /// The block's [mark]; zero in a block in use, until its holder writes there.
+    pub mark: usize,
+}
+
+/// What a free block carries: the heap's key, mixed with the block's own address. So what a program copies out of old
+/// memory into another block does not make that one look free.
+#[inline(always)]
+pub fn mark(key: usize, block: *const FreeBlock) -> usize {
+    key ^ block.addr()
 }
 
 /// Where a block span stands; the room's essay has the picture.
@@ -75,6 +82,9 @@ unsafe impl record::Body for BlockSpan {}
 /// The owner of every large block: anyone may free it, at once.
 pub const LARGE: u32 = u32::MAX;
 
+/// A full span never waits for more frees than this, however long it is.
+const MOST_WAITED_FOR: u32 = 16;
+
 /// Bytes of blocks that are carved at once: one system page, so that memory is touched as it is needed.
 const CARVE: usize = 4096;
 
@@ -111,7 +121,7 @@ impl BlockSpan {
     /// Sets up a span that was just allocated.
     ///
     /// # Safety
-    /// The caller holds the span, which has the class's length.
+    /// The caller holds the span, which is as long as [`SizeClass::pages`] says for some number.
     pub unsafe fn open(
         new: &NewSpan<'_>,
         class: SizeClass,
@@ -125,7 +135,7 @@ impl BlockSpan {
             (*body).magic = row.magic;
             (*body).start = new.page.offset() as u32;
             (*body).size = row.size;
-            (*body).blocks = row.blocks;
+            (*body).blocks = (new.span.pages().bytes().0 / row.size as usize) as u32;
             (*body).class = class;
             (*body).phase = Phase::Current;
             (*body).fresh = new.fresh;
@@ -137,7 +147,7 @@ impl BlockSpan {
 
     /// Frees that bring a full span back into its cache's list.
     pub fn full_trip(&self) -> u32 {
-        (self.blocks / 8).max(1)
+        (self.blocks / 8).clamp(1, MOST_WAITED_FOR)
     }
 
     /// Blocks in use.
@@ -174,15 +184,15 @@ impl BlockSpan {
             let mut next = core::ptr::null_mut();
             for i in (1..count).rev() {
                 let block = first.add(i * size).cast::<FreeBlock>();
-                block.write(FreeBlock { next, key });
+                block.write(FreeBlock { next, mark: mark(key, block) });
                 next = block;
             }
             self.free = next;
             self.carved += count as u32;
             self.end.store(self.carved * self.size, Ordering::Relaxed);
             if !self.fresh {
-                // What lay here before may have left the key behind.
-                (*first.cast::<FreeBlock>()).key = 0;
+                // A free block that began here before may have left its mark behind.
+                (*first.cast::<FreeBlock>()).mark = 0;
             }
             first.cast()
         }

@@ -5,7 +5,7 @@
 //! whoever holds the owner's lock. The same holds for the block spans whose `cache` it is. Functions here
 //! are unsafe for that reason and add their own where there is more.
 
-use super::body::{BlockSpan, FreeBlock, LARGE, Phase, id_of};
+use super::body::{BlockSpan, FreeBlock, LARGE, Phase, id_of, mark};
 use super::central::BlockCentral;
 use super::remote::{self, Taken, Waiting};
 use crate::base::class::{CLASSES, GRANULE, MAX_DIRECT, MAX_SMALL, SizeClass};
@@ -27,6 +27,8 @@ pub(super) struct Bin {
     pub(super) current: *mut BlockSpan,
     /// The first of those in line.
     pub(super) first: SpanId,
+    /// Spans of the class, in whatever phase.
+    spans: u32,
     /// Blocks given since the last entry in the books.
     given: u64,
     /// Blocks that came back since then.
@@ -100,7 +102,7 @@ pub enum Remote {
 
 impl Bin {
     const fn new(empty: *mut BlockSpan) -> Bin {
-        Bin { current: empty, first: SpanId::NONE, given: 0, back: 0 }
+        Bin { current: empty, first: SpanId::NONE, spans: 0, given: 0, back: 0 }
     }
 
     /// Enters the class's events in the books.
@@ -239,10 +241,11 @@ impl BlockCache {
                 return Freed::Other;
             }
             let block = pointer.cast::<FreeBlock>();
-            if (*block).key == (*this).key {
+            let mark = mark((*this).key, block);
+            if (*block).mark == mark {
                 return Freed::Other;
             }
-            (*block).key = (*this).key;
+            (*block).mark = mark;
             if push(span, block) { Freed::Tripped(span) } else { Freed::Done }
         }
     }
@@ -267,16 +270,17 @@ impl BlockCache {
             let body = span.body::<BlockSpan>();
             let owner = (*body).owner.load(Ordering::Relaxed);
             let block = pointer.cast::<FreeBlock>();
+            let mark = mark((*this).key, block);
             // Zero and `LARGE` are the two ends of the numbers: one comparison leaves both out.
             if owner.wrapping_sub(1) >= LARGE - 1
                 || owner == (*this).owner
                 || !(*body).is_carved(offset)
                 || !(*body).begins_block(offset)
-                || (*block).key == (*this).key
+                || (*block).mark == mark
             {
                 return Remote::Other;
             }
-            (*block).key = (*this).key;
+            (*block).mark = mark;
             let within = (offset as u32).wrapping_sub((*body).start) as usize;
             if remote::wait(span.word(), pointer.sub(within), (within / GRANULE) as u16) {
                 Remote::First(SpanId(id), owner)
@@ -329,7 +333,12 @@ impl BlockCache {
         }
     }
 
-    /// Makes a fresh span of the class's length the current one. There is none to give way.
+    /// How long the next span of a class is to be.
+    pub fn next_span(&self, class: SizeClass) -> Pages {
+        class.pages(self.bins[class.0 as usize].spans)
+    }
+
+    /// Makes a fresh span the current one. There is none to give way.
     ///
     /// # Safety
     /// See the head of this file; the caller holds the span and gives it to the cache.
@@ -337,6 +346,7 @@ impl BlockCache {
         // SAFETY: the span is handed over, and the cache is the owner's.
         unsafe {
             let span = BlockSpan::open(new, class, (*this).owner, this);
+            (*this).bins[class.0 as usize].spans += 1;
             (*this).set_current(class, span);
         }
     }
@@ -430,7 +440,12 @@ impl BlockCache {
     pub unsafe fn surrender_listed(this: *mut BlockCache, class: SizeClass) -> Option<*mut BlockSpan> {
         // SAFETY: the lock of the parked owner is held.
         let span = unsafe { (*this).unlist_first(class) };
-        (span != empty_span()).then_some(span)
+        if span == empty_span() {
+            return None;
+        }
+        // SAFETY: as above.
+        unsafe { (*this).bins[class.0 as usize].spans -= 1 };
+        Some(span)
     }
 
     /// Takes a given span away from its cache, for another owner, whatever its phase.
@@ -444,6 +459,7 @@ impl BlockCache {
             if (*span).phase == Phase::Listed {
                 (*(*span).cache).unlist(work, span);
             }
+            (*(*span).cache).bins[(*span).class.0 as usize].spans -= 1;
         }
     }
 
@@ -455,6 +471,7 @@ impl BlockCache {
         // SAFETY: the span is handed over; from the store on, frees by others go to the new owner.
         unsafe {
             (*span).cache = this;
+            (*this).bins[(*span).class.0 as usize].spans += 1;
             (*span).owner.store((*this).owner, Ordering::Release);
             if (*span).phase != Phase::Full {
                 (*span).phase = Phase::Listed;
@@ -542,6 +559,7 @@ impl BlockCache {
         // SAFETY: the span is the owner's, has no block in use, and nobody else knows it.
         unsafe {
             self.count(work, span);
+            self.bins[(*span).class.0 as usize].spans -= 1;
             let record = &*span.cast::<Span>();
             let touched = ((*span).carved as usize * (*span).size as usize).div_ceil(PAGE_SIZE);
             let untouched = if (*span).fresh { Pages(record.pages().0 - touched) } else { Pages(0) };
@@ -607,13 +625,13 @@ unsafe fn pop(span: *mut BlockSpan) -> *mut FreeBlock {
         if !block.is_null() {
             (*span).free = (*block).next;
             (*span).trip += 1;
-            (*block).key = 0;
+            (*block).mark = 0;
         }
         block
     }
 }
 
-/// Puts a block back that carries the key. Returns whether the span tripped.
+/// Puts a block back that carries its mark. Returns whether the span tripped.
 #[inline(always)]
 unsafe fn push(span: *mut BlockSpan, block: *mut FreeBlock) -> bool {
     // SAFETY: the caller is the span's owner and has the right to free the block.

@@ -12,7 +12,7 @@
 //! The walk reads what the locks of the mutators guard, so its caller holds all of them, and nobody but quiet owners
 //! is read further than that.
 
-use super::body::{BlockSpan, FreeBlock, LARGE, Phase};
+use super::body::{BlockSpan, FreeBlock, LARGE, Phase, mark};
 use super::cache::{BlockCache, empty_span};
 use super::remote::{self, Inbox, Waiting};
 use crate::base::class::{CLASSES, MAX_DIRECT, SizeClass, TABLE};
@@ -169,9 +169,9 @@ impl<Q: Fn(u32) -> bool, C: Fn(u32, PurposeId) -> *mut BlockCache> Walk<'_, Q, C
         OF_BLOCKS.at_most("a class exists", subject, shape.class.0 as usize, CLASSES - 1)?;
         let row = &TABLE[shape.class.0 as usize];
         for (text, found, wanted) in [
-            ("a span is as long as its class says", span.pages().0, row.pages as usize),
+            ("a span is some short ones long", span.pages().0 % row.pages as usize, 0),
             ("blocks are as large as the class says", shape.size, row.size as usize),
-            ("there are as many blocks as the class says", shape.blocks, row.blocks as usize),
+            ("there are as many blocks as fit", shape.blocks, span.pages().bytes().0 / row.size as usize),
             ("the divisibility constant is the class's", shape.magic as usize, row.magic as usize),
             ("a span knows where it begins", shape.start as usize, span.page().offset() & u32::MAX as usize),
         ] {
@@ -224,8 +224,8 @@ impl<Q: Fn(u32) -> bool, C: Fn(u32, PurposeId) -> *mut BlockCache> Walk<'_, Q, C
         OF_BLOCKS.equal("a free block begins a block", subject, offset % shape.size, 0)?;
         OF_BLOCKS.at_most("a free block was carved", subject, offset / shape.size + 1, shape.carved)?;
         // SAFETY: it lies in a span of the heap, at a block's beginning, and nobody has that block.
-        let key = unsafe { (*at).key };
-        OF_KEY.equal("a free block carries the key", subject, key, self.key)
+        let found = unsafe { (*at).mark };
+        OF_KEY.equal("a free block carries its mark", subject, found, mark(self.key, at))
     }
 
     unsafe fn check_cache(&self, cache: &BlockCache) -> Result<Counts, Broken> {

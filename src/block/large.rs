@@ -8,7 +8,7 @@
 //! A large block's body is written by whoever allocates it, before anyone else knows the pointer; afterwards
 //! only `owner` changes, atomically.
 
-use super::body::{BlockSpan, LARGE, Phase};
+use super::body::{BlockSpan, FreeBlock, LARGE, Phase};
 use super::cache::{Block, Work};
 use crate::base::class::CLASSES;
 use crate::base::sync::Ordering;
@@ -47,8 +47,14 @@ pub fn allocate(
         (*body).phase = Phase::Large;
         (*body).owner.store(LARGE, Ordering::Release);
     }
+    let pointer = work.ground.heap.region().page_pointer(new.page);
+    if !new.fresh {
+        // A free block that began here before may have left its mark behind.
+        // SAFETY: the memory is this thread's.
+        unsafe { (*pointer.cast::<FreeBlock>()).mark = 0 };
+    }
     work.ground.ledger.post(|entry| entry.class(CLASSES, ClassEvent::Allocated, 1));
-    Ok(Block { pointer: work.ground.heap.region().page_pointer(new.page), zero: new.fresh })
+    Ok(Block { pointer, zero: new.fresh })
 }
 
 /// Frees the large block of a span.

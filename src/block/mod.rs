@@ -35,8 +35,7 @@
 //! 2. `owner` changes only under the lock of the mutator that it names. Whoever reads an old owner puts the span
 //!    into that one's inbox, and who empties that inbox hands the span on: no block is lost.
 //! 3. A block that waits counts as in use, so its span is neither empty nor freed.
-//! 4. Every free block carries the heap's key in its second word, and no block in use does: a second free finds
-//!    it there.
+//! 4. Every free block carries its mark in its second word, and no block in use does: a second free finds it there.
 //! 5. Each block of a span is in `free`, in use, or not carved yet, and what lies behind the carved blocks of a
 //!    `fresh` span is zero.
 //! 6. A span that is `Listed` is in its cache's line of its class and in no other; one that is `Current` is what its

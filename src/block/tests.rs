@@ -4,7 +4,7 @@
 //! Blocks and spans are the tests' own: what is looked at belongs to heaps that nobody else uses meanwhile.
 
 use crate::base::class::{SizeClass, TABLE};
-use crate::block::body::{BlockSpan, FreeBlock};
+use crate::block::body::{BlockSpan, FreeBlock, mark};
 
 mod spans;
 mod threads;
@@ -58,8 +58,12 @@ fn carving_hands_out_every_block_once_and_clears_the_key() {
         while span.carved < span.blocks {
             // SAFETY: the memory is as long as a span of the class.
             unsafe {
-                let first = span.carve(memory.as_mut_ptr().cast(), 0xaaaa_aaaa_aaaa_aaaa);
-                assert_ne!((*first).key, 0xaaaa_aaaa_aaaa_aaaa, "a block in use carries the key");
+                let memory = memory.as_mut_ptr().cast::<u8>();
+                let next = memory.add(span.carved as usize * span.size as usize).cast::<FreeBlock>();
+                (*next).mark = mark(0xaaaa, next);
+                let first = span.carve(memory, 0xaaaa);
+                assert_eq!(first, next);
+                assert_ne!((*first).mark, mark(0xaaaa, first), "a block in use looks free");
                 seen.push(first.addr());
                 let mut at = std::mem::replace(&mut span.free, std::ptr::null_mut::<FreeBlock>());
                 while !at.is_null() {

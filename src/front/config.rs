@@ -102,7 +102,8 @@ impl Default for Config {
 }
 
 fn limit(text: &str) -> Result<Option<Bytes>, &'static str> {
-    if text.trim() == "off" {
+    // Go takes an empty limit for none.
+    if matches!(text.trim(), "" | "off") {
         return Ok(None);
     }
     size(text).map(Some).ok_or(LIMITS)

@@ -7,7 +7,7 @@
 use crate::base::class::SizeClass;
 use crate::base::sync::Ordering;
 use crate::base::{Address, Bytes, Exhausted, PAGE_SIZE, PurposeId, Scarce};
-use crate::block::body::{BlockSpan, FreeBlock, LARGE, Phase};
+use crate::block::body::{BlockSpan, FreeBlock, LARGE, Phase, mark};
 use crate::block::cache::Block;
 use crate::block::{BlockCache, LargeFault, Work, large, remote};
 use crate::front::core::{HeapCore, SHARED};
@@ -91,7 +91,8 @@ impl HeapCore {
                 if self.adopt_listed(work, cache, class) {
                     continue;
                 }
-                let new = work.ground.allocate(work.spans, Request::new(purpose, class.pages()))?;
+                let new =
+                    work.ground.allocate(work.spans, Request::new(purpose, (*cache).next_span(class)))?;
                 BlockCache::install(cache, &new, class);
             }
         }
@@ -139,7 +140,7 @@ impl HeapCore {
                 });
             }
             self.prepare(mutator, mutator.purpose.get());
-            (*block).key = self.key();
+            (*block).mark = mark(self.key(), block);
             let memory = self.pages.region().page_pointer(found.span.page());
             let place = (pointer.addr() - memory.addr()) / NATURAL;
             if remote::wait(found.span.word(), memory, place as u16) {
@@ -300,7 +301,7 @@ impl HeapCore {
                 Some(Fault::Interior)
             } else if !(*body).is_carved(offset) {
                 Some(Fault::NeverAllocated)
-            } else if (*pointer.cast::<FreeBlock>()).key == self.key() {
+            } else if (*pointer.cast::<FreeBlock>()).mark == mark(self.key(), pointer.cast()) {
                 Some(Fault::DoubleFree)
             } else {
                 None

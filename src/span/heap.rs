@@ -315,7 +315,7 @@ impl<'a> Ground<'a> {
                 self.flush(local);
                 self.allocate_charged(local, request)
             })
-            .inspect_err(|_| self.meters.discharge(request.purpose, bytes))
+            .inspect_err(|_| self.meters.refuse(request.purpose, bytes))
     }
 
     fn allocate_charged(&self, local: &mut SpanCache, request: Request) -> Result<NewSpan<'a>, Exhausted> {
@@ -333,6 +333,7 @@ impl<'a> Ground<'a> {
         let span = self.heap.registry.get(id).expect("the registry gave this number");
         span.publish(taken.page, taken.pages, request.purpose);
         self.heap.map.set(taken.page, taken.pages, id);
+        self.meters.confirm(request.purpose);
         self.ledger.post(|entry| {
             let kept = taken.pages - taken.released;
             entry.transfer(Account::Released, Account::Span(request.purpose), taken.released.bytes());
@@ -400,6 +401,7 @@ impl<'a> Ground<'a> {
             return None;
         };
         self.heap.map.set(taken.page, more, id);
+        self.meters.confirm(purpose);
         span.resize(pages + more);
         self.ledger.post(|entry| {
             entry.transfer(Account::Released, Account::Span(purpose), taken.released.bytes());

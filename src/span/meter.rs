@@ -171,15 +171,29 @@ impl Meters {
         } else {
             self.charge_below(purpose, bytes, hard)?
         };
-        if now > meter.peak.load(Ordering::Relaxed) {
-            meter.peak.fetch_max(now, Ordering::Relaxed);
-        }
         if now > soft && now - bytes.0 <= soft {
             meter.soft_events.fetch_add(1, Ordering::Relaxed);
             meter.pending.store(true, Ordering::Relaxed);
             self.pending.store(true, Ordering::Release);
         }
         Ok(())
+    }
+
+    /// Notes that what was charged last is about to be in use: only then does it count for the peak.
+    #[inline]
+    pub fn confirm(&self, purpose: PurposeId) {
+        let meter = self.get(purpose);
+        let now = meter.charged.load(Ordering::Relaxed);
+        if now > meter.peak.load(Ordering::Relaxed) {
+            meter.peak.fetch_max(now, Ordering::Relaxed);
+        }
+    }
+
+    /// Takes back a charge for memory that was refused for another reason.
+    #[cold]
+    pub fn refuse(&self, purpose: PurposeId, bytes: Bytes) {
+        self.get(purpose).refused.fetch_add(1, Ordering::Relaxed);
+        self.discharge(purpose, bytes);
     }
 
     #[cold]
@@ -272,7 +286,7 @@ impl Meter {
         self.soft.store(limit.map_or(NO_LIMIT, |bytes| bytes.0), Ordering::Relaxed);
     }
 
-    /// How many charges were refused.
+    /// How often memory was refused, be it because of the limit or because there was none.
     pub fn refused(&self) -> u64 {
         self.refused.load(Ordering::Relaxed)
     }

@@ -158,7 +158,8 @@ fn a_span_that_nobody_was_told_of_is_found_when_all_is_released() {
     let owner = owner_of(&heap, blocks[0]);
     // SAFETY: the block is ours, and given up.
     unsafe {
-        (*blocks[0].as_ptr().cast::<crate::block::FreeBlock>()).key = heap.core().key();
+        let block = blocks[0].as_ptr().cast::<crate::block::FreeBlock>();
+        (*block).mark = crate::block::body::mark(heap.core().key(), block);
         let place = (blocks[0].as_ptr().addr() - memory.addr()) / 16;
         assert!(remote::wait(span.word(), memory, place as u16));
     }
