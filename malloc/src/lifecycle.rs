@@ -8,7 +8,7 @@
 //! # Safety
 //! The functions are called by the C library, at the times that it documents.
 
-use core::ffi::c_void;
+use core::ffi::{CStr, c_char, c_int, c_void};
 use core::ptr;
 use core::sync::atomic::{AtomicU64, Ordering};
 use spanheap::front::{process, report};
@@ -22,14 +22,35 @@ static KEY: AtomicU64 = AtomicU64::new(NO_KEY);
 /// Called by the loader when it has relocated this library, before the program's own constructors.
 #[used]
 #[unsafe(link_section = ".init_array")]
-static CONSTRUCTOR: extern "C" fn() = construct;
+static CONSTRUCTOR: extern "C" fn(c_int, *const *const c_char, *const *const c_char) = construct;
 
-extern "C" fn construct() {
+extern "C" fn construct(_: c_int, _: *const *const c_char, environment: *const *const c_char) {
+    process::provide_environment(Environment(environment));
     make_key();
     // SAFETY: the handlers are functions of this library, which is never unloaded.
     unsafe {
         libc::pthread_atfork(Some(before_fork), Some(after_fork), Some(after_fork_in_child));
         libc::atexit(at_exit);
+    }
+}
+
+/// The environment as the loader hands it to constructors: strings, and a null pointer behind the last.
+#[derive(Clone)]
+struct Environment(*const *const c_char);
+
+impl Iterator for Environment {
+    type Item = &'static CStr;
+
+    fn next(&mut self) -> Option<&'static CStr> {
+        // SAFETY: the loader's array ends with a null pointer, and its strings stand while constructors run.
+        unsafe {
+            let entry = self.0.as_ref()?;
+            if entry.is_null() {
+                return None;
+            }
+            self.0 = self.0.add(1);
+            Some(CStr::from_ptr(*entry))
+        }
     }
 }
 

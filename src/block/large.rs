@@ -25,7 +25,8 @@ pub enum LargeFault {
     Double,
 }
 
-/// Allocates a block of `size` bytes at a multiple of `align`, a power of two.
+/// Allocates a block of `size` bytes at a multiple of `align`, a power of two. If it is to be `zero`, memory of which
+/// the system has a good part is given back whole: clearing it would bring all of it in.
 ///
 /// # Errors
 /// As for the span.
@@ -34,6 +35,7 @@ pub fn allocate(
     purpose: PurposeId,
     size: usize,
     align: usize,
+    zero: bool,
 ) -> Result<Block, Exhausted> {
     let request = Request {
         purpose,
@@ -48,13 +50,17 @@ pub fn allocate(
         (*body).owner.store(LARGE, Ordering::Release);
     }
     let pointer = work.ground.heap.region().page_pointer(new.page);
-    if !new.fresh {
+    let mut fresh = new.fresh;
+    if zero && !fresh && new.released.0 * 4 >= new.span.pages().0 {
+        fresh = work.ground.renew(work.spans, &new, request)?;
+    }
+    if !fresh {
         // A free block that began here before may have left its mark behind.
         // SAFETY: the memory is this thread's.
         unsafe { (*pointer.cast::<FreeBlock>()).mark = 0 };
     }
     work.ground.ledger.post(|entry| entry.class(CLASSES, ClassEvent::Allocated, 1));
-    Ok(Block { pointer, zero: new.fresh })
+    Ok(Block { pointer, zero: fresh })
 }
 
 /// Frees the large block of a span.

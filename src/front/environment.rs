@@ -1,7 +1,8 @@
 //! What the doors take from the process's environment, and what they say on standard error.
 //!
-//! The environment is read from the kernel's copy, once, when the process heap is made: the C library's may not be
-//! there yet, and programs that set their title write over it later. Nothing here allocates.
+//! The environment is read once, as early as can be: programs clear it, and write their title over it. The C door is
+//! given it by the loader; a heap that is made before that, or in a program without that door, reads the kernel's copy.
+//! Nothing here allocates.
 
 use crate::base::{Lock, Rank};
 use crate::front::config::{self, Config, ConfigError};
@@ -24,10 +25,34 @@ struct StatsPath {
 
 static STATS_PATH: Lock<StatsPath> = Lock::new(Rank::Leaf, StatsPath { text: [0; LONGEST_PATH], length: 0 });
 
-/// Takes in what the environment says about the process heap.
-pub(crate) fn read(config: &mut Config) {
+/// Takes in what the kernel's copy of the environment says about the process heap. Returns whether there is one.
+pub(crate) fn read(config: &mut Config) -> bool {
+    let mut entry = Entry { text: [0; LONGEST], length: 0 };
+    let mut visit = |name: &str, value: &str| take_in(config, name, value);
+    let read = proc::read_through(c"/proc/self/environ", |bytes| {
+        for &byte in bytes {
+            match byte {
+                0 => entry.end(&mut visit),
+                byte => entry.push(byte),
+            }
+        }
+    });
+    entry.end(&mut visit);
+    read.is_ok()
+}
+
+/// Takes in what the environment says, entry by entry, as `NAME=value`.
+pub(crate) fn read_entries<'a>(config: &mut Config, entries: impl Iterator<Item = &'a CStr>) {
+    for entry in entries {
+        if let Some((name, value)) = entry.to_str().ok().and_then(|text| text.split_once('=')) {
+            take_in(config, name, value);
+        }
+    }
+}
+
+fn take_in(config: &mut Config, name: &str, value: &str) {
     let complain = |error: ConfigError<'_>| say(format_args!("{error}"));
-    each_variable(|name, value| match name {
+    match name {
         config::CONF => config.read_conf(value, complain),
         config::MEMORY_LIMIT => config.read_limit(value, complain),
         STATS if value.len() <= LONGEST_PATH => {
@@ -39,22 +64,7 @@ pub(crate) fn read(config: &mut Config) {
             say(format_args!("{STATS}: a path of more than {LONGEST_PATH} bytes; no statistics at exit"))
         }
         _ => {}
-    });
-}
-
-/// Visits the variables whose names begin with `SPANHEAP_`.
-fn each_variable(mut visit: impl FnMut(&str, &str)) {
-    let mut entry = Entry { text: [0; LONGEST], length: 0 };
-    // Without /proc there is no way to know: the defaults hold.
-    let _ = proc::read_through(c"/proc/self/environ", |bytes| {
-        for &byte in bytes {
-            match byte {
-                0 => entry.end(&mut visit),
-                byte => entry.push(byte),
-            }
-        }
-    });
-    entry.end(&mut visit);
+    }
 }
 
 /// The variable that is being read.

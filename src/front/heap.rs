@@ -149,10 +149,15 @@ impl Heap {
     /// # Errors
     /// [`Exhausted`], when a limit or the system stands in the way.
     pub fn allocate(&self, layout: Layout) -> Result<NonNull<u8>, Exhausted> {
-        self.allocate_for(process::purpose_of(self), layout).map(Allocated::pointer)
+        self.allocate_for(process::purpose_of(self), layout, false).map(Allocated::pointer)
     }
 
-    pub(crate) fn allocate_for(&self, purpose: PurposeId, layout: Layout) -> Result<Allocated, Exhausted> {
+    pub(crate) fn allocate_for(
+        &self,
+        purpose: PurposeId,
+        layout: Layout,
+        zero: bool,
+    ) -> Result<Allocated, Exhausted> {
         let mutator = self.mutator();
         let natural = layout.align() <= crate::front::slow::NATURAL;
         if natural
@@ -165,7 +170,7 @@ impl Heap {
                 return Ok(Allocated { pointer, zero: false });
             }
         }
-        self.core().allocate(mutator, purpose, layout.size(), layout.align()).map(Allocated::new)
+        self.core().allocate(mutator, purpose, layout.size(), layout.align(), zero).map(Allocated::new)
     }
 
     /// Frees a block of this heap, whatever its purpose; on any thread.

@@ -16,7 +16,7 @@
 //! # Safety
 //! The words belong to the running thread. A cache is the thread's own while `mutator` names its owner.
 
-use crate::base::sync::{AtomicPtr, AtomicU8, AtomicU32, Ordering};
+use crate::base::sync::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, Ordering};
 use crate::base::{Lock, PurposeId, Rank, purpose};
 use crate::block::BlockCache;
 use crate::block::cache::{Block, Freed, Remote};
@@ -29,12 +29,17 @@ use crate::front::mutator::Mutator;
 use crate::front::slow::NATURAL;
 use crate::front::tls;
 use core::cell::UnsafeCell;
+use core::ffi::CStr;
 use core::mem::MaybeUninit;
 use core::ptr;
 
 struct Process {
     /// 0 not made, 1 made, 2 refused.
     state: AtomicU8,
+    /// Whether the environment has been read.
+    configured: AtomicBool,
+    /// Whether misuse is only reported.
+    reports_only: AtomicBool,
     making: Lock<()>,
     heap: UnsafeCell<MaybeUninit<Heap>>,
 }
@@ -44,6 +49,8 @@ unsafe impl Sync for Process {}
 
 static PROCESS: Process = Process {
     state: AtomicU8::new(0),
+    configured: AtomicBool::new(false),
+    reports_only: AtomicBool::new(false),
     making: Lock::new(Rank::Heaps, ()),
     heap: UnsafeCell::new(MaybeUninit::uninit()),
 };
@@ -78,12 +85,36 @@ pub(crate) fn existing() -> Option<&'static Heap> {
 
 #[cold]
 fn make() {
+    make_with(|config| environment::read(config));
+}
+
+/// Gives the process heap its environment, `NAME=value` each, as a door has it from the loader. It counts unless
+/// the heap has read the kernel's copy already; a heap that exists takes on what can be changed: its limit, what to do
+/// about misuse, and where the statistics go.
+pub fn provide_environment<'a>(entries: impl Iterator<Item = &'a CStr> + Clone) {
+    make_with(|config| {
+        environment::read_entries(config, entries.clone());
+        true
+    });
+    if PROCESS.configured.swap(true, Ordering::AcqRel) {
+        return;
+    }
+    let mut config = Config::new();
+    environment::read_entries(&mut config, entries);
+    PROCESS.reports_only.store(config.misuse == OnMisuse::Report, Ordering::Relaxed);
+    if let Some(heap) = existing() {
+        heap.set_limit(config.limit);
+    }
+}
+
+fn make_with(configure: impl FnOnce(&mut Config) -> bool) {
     let _making = PROCESS.making.lock();
     if PROCESS.state.load(Ordering::Relaxed) != 0 {
         return;
     }
     let mut config = Config::new();
-    environment::read(&mut config);
+    PROCESS.configured.store(configure(&mut config), Ordering::Relaxed);
+    PROCESS.reports_only.store(config.misuse == OnMisuse::Report, Ordering::Relaxed);
     match Heap::for_process(config) {
         Ok(heap) => {
             // SAFETY: the lock is held and nobody reads before the state says so.
@@ -254,13 +285,13 @@ pub fn allocate(size: usize) -> *mut u8 {
 pub fn allocate_rest(size: usize) -> *mut u8 {
     // SAFETY: the cache is the thread's own, or nobody's.
     let block = unsafe { BlockCache::allocate_medium(tls::cache(), size) };
-    if block.is_null() { allocate_slow(size, NATURAL).pointer } else { block }
+    if block.is_null() { allocate_slow(size, NATURAL, false).pointer } else { block }
 }
 
 /// As [`allocate`], at a multiple of `align`, a power of two.
 #[inline]
 pub fn allocate_aligned(size: usize, align: usize) -> *mut u8 {
-    if align <= NATURAL { allocate(size) } else { allocate_slow(size, align).pointer }
+    if align <= NATURAL { allocate(size) } else { allocate_slow(size, align, false).pointer }
 }
 
 /// As [`allocate_aligned`], with the first `size` bytes zero.
@@ -272,8 +303,11 @@ pub fn allocate_zeroed(size: usize, align: usize) -> *mut u8 {
     } else {
         ptr::null_mut()
     };
-    let block =
-        if block.is_null() { allocate_slow(size, align) } else { Block { pointer: block, zero: false } };
+    let block = if block.is_null() {
+        allocate_slow(size, align, true)
+    } else {
+        Block { pointer: block, zero: false }
+    };
     if !block.zero && !block.pointer.is_null() {
         // SAFETY: the block is fresh, has `size` bytes, and is this thread's alone.
         unsafe { block.pointer.write_bytes(0, size) };
@@ -284,13 +318,13 @@ pub fn allocate_zeroed(size: usize, align: usize) -> *mut u8 {
 /// Allocates a block where the thread's cache had none.
 #[cold]
 #[inline(never)]
-fn allocate_slow(size: usize, align: usize) -> Block {
+fn allocate_slow(size: usize, align: usize, zero: bool) -> Block {
     const NONE: Block = Block { pointer: ptr::null_mut(), zero: false };
     let Some(heap) = heap() else { return NONE };
     let mutator = mutator(heap);
     // SAFETY: the words are this thread's.
     let purpose = unsafe { (*tls::words()).purpose() };
-    let block = heap.core().allocate(mutator, purpose, size, align);
+    let block = heap.core().allocate(mutator, purpose, size, align, zero);
     // SAFETY: as above; a callback may have entered and left scopes, so the purpose is read again.
     unsafe {
         if !(*tls::words()).mutator.is_null() {
@@ -415,8 +449,7 @@ pub unsafe fn reallocate(pointer: *mut u8, size: usize, align: usize) -> *mut u8
 #[cold]
 pub fn report(call: &str, misuse: Misuse) {
     environment::say(format_args!("{call}(): {misuse}"));
-    let on_misuse = existing().map_or(OnMisuse::Abort, |heap| heap.core().config.misuse);
-    if on_misuse == OnMisuse::Abort {
+    if !PROCESS.reports_only.load(Ordering::Relaxed) {
         environment::abort();
     }
 }

@@ -88,7 +88,7 @@ impl<'h> Purpose<'h> {
     /// # Errors
     /// [`Exhausted`], when a limit or the system stands in the way.
     pub fn allocate(&self, layout: Layout) -> Result<NonNull<u8>, Exhausted> {
-        self.heap.allocate_for(self.id, layout).map(|block| block.pointer())
+        self.heap.allocate_for(self.id, layout, false).map(|block| block.pointer())
     }
 
     /// Allocates a block that reads as zeros, without clearing what the system just cleared.
@@ -96,7 +96,7 @@ impl<'h> Purpose<'h> {
     /// # Errors
     /// [`Exhausted`], when a limit or the system stands in the way.
     pub fn allocate_zeroed(&self, layout: Layout) -> Result<NonNull<u8>, Exhausted> {
-        let block = self.heap.allocate_for(self.id, layout)?;
+        let block = self.heap.allocate_for(self.id, layout, true)?;
         // SAFETY: a block of this layout, and nobody else has it.
         unsafe { block.zeroed(layout.size()) };
         Ok(block.pointer())
@@ -173,7 +173,8 @@ impl fmt::Debug for Purpose<'_> {
 // the purpose, since the heap knows them by address.
 unsafe impl allocator_api2::alloc::Allocator for Purpose<'_> {
     fn allocate(&self, layout: Layout) -> Result<NonNull<[u8]>, allocator_api2::alloc::AllocError> {
-        let block = self.heap.allocate_for(self.id, layout).map_err(|_| allocator_api2::alloc::AllocError)?;
+        let block =
+            self.heap.allocate_for(self.id, layout, false).map_err(|_| allocator_api2::alloc::AllocError)?;
         Ok(NonNull::slice_from_raw_parts(block.pointer(), layout.size()))
     }
 

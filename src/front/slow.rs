@@ -29,7 +29,7 @@ struct Found<'a> {
 }
 
 impl HeapCore {
-    /// Allocates a block of a purpose.
+    /// Allocates a block of a purpose; `zero` says that the caller will clear it unless it reads as zeros.
     ///
     /// # Errors
     /// [`Exhausted`], when a limit or the system stands in the way.
@@ -41,6 +41,7 @@ impl HeapCore {
         purpose: PurposeId,
         size: usize,
         align: usize,
+        zero: bool,
     ) -> Result<Block, Exhausted> {
         debug_assert!(align.is_power_of_two());
         let mut local = mutator.local.lock();
@@ -55,7 +56,7 @@ impl HeapCore {
         let block = match class {
             _ if size > TOO_LARGE || align > TOO_LARGE => Err(self.too_large(purpose, size)),
             Some(class) => self.allocate_small(mutator, &mut work, purpose, class),
-            None => large::allocate(&mut work, purpose, size, align),
+            None => large::allocate(&mut work, purpose, size, align, zero),
         };
         drop(local);
         self.tell();

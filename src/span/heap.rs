@@ -90,6 +90,8 @@ pub struct NewSpan<'a> {
     pub page: PageId,
     /// Every page reads as zero, and none is resident.
     pub fresh: bool,
+    /// Pages of which that is true.
+    pub released: Pages,
 }
 
 /// The page heap and the books and meters that its work is entered in.
@@ -340,7 +342,33 @@ impl<'a> Ground<'a> {
             entry.transfer(from, Account::Span(request.purpose), kept.bytes());
             entry.span_allocated(request.purpose, taken.pages.bytes());
         });
-        Ok(NewSpan { id, span, page: taken.page, fresh: taken.released == taken.pages })
+        let fresh = taken.released == taken.pages;
+        Ok(NewSpan { id, span, page: taken.page, fresh, released: taken.released })
+    }
+
+    /// Has the system take the memory of a span that was just allocated, so that it reads as zeros. Returns whether
+    /// it did.
+    ///
+    /// # Errors
+    /// When the system took the memory and does not give it back. Then the span is freed.
+    pub fn renew(
+        &self,
+        local: &mut SpanCache,
+        new: &NewSpan<'_>,
+        request: Request,
+    ) -> Result<bool, Exhausted> {
+        let (page, pages) = (new.page, new.span.pages());
+        // SAFETY: the span was just allocated, and nobody has put anything there.
+        unsafe {
+            if self.heap.region.release(page, pages).is_err() {
+                return Ok(false);
+            }
+            self.heap.region.ready(page, pages).map_err(|error| {
+                self.free(local, new.id, pages);
+                self.refused(request, error)
+            })?;
+        }
+        Ok(true)
     }
 
     /// Frees a span whose last `untouched` pages were never touched since it was allocated `fresh`.
