@@ -105,6 +105,8 @@ impl<'h> Purpose<'h> {
     /// Runs `work` with every allocation that this thread makes for nothing in particular booked on this
     /// purpose: those of [`Heap::allocate`], and, in a program whose global allocator is this heap, everything.
     /// Scopes nest. Freeing needs no scope: blocks remember their purpose.
+    ///
+    /// A thread can have scopes in 16 heaps at once; in further ones they have no effect.
     pub fn scope<T>(&self, work: impl FnOnce() -> T) -> T {
         let _scope = process::enter(self.heap, self.id);
         work()

@@ -1,13 +1,14 @@
 //! Which mutators a thread has of heaps that are values, and what happens to them when the thread ends.
 //!
 //! A thread keeps a short list of (heap, mutator). When it ends, each mutator is parked, if its heap still exists:
-//! living heaps are listed here, and the lock of that list is held meanwhile. A thread with more heaps than the
-//! list holds, or one that is past its end, works through the heaps' shared mutators.
+//! living heaps are listed here, and the lock of that list is held meanwhile. A thread with more heaps than its
+//! list holds, or one that is past its end, works through the heaps' shared mutators; there, scopes have no effect.
 //!
 //! # Safety
 //! A place in a thread's list is believed only while its heap is known to live: by a caller who holds the heap, or
 //! because it is listed and the list is locked.
 
+use crate::base::sync::Ordering;
 use crate::base::{Lock, Rank};
 use crate::front::core::HeapCore;
 use crate::front::mutator::Mutator;
@@ -38,14 +39,15 @@ struct Living([(u64, usize); 256], usize);
 
 static LIVING: Lock<Living> = Lock::new(Rank::Heaps, Living([(0, 0); 256], 0));
 
-/// Notes that a heap exists. A process with more heaps than the list holds leaves the mutators of ended threads
-/// in those beyond it unparked: their memory comes back with the heap.
+/// Notes that a heap exists, in the list and in the heap. In a process with more heaps than the list holds, the
+/// threads work through the shared mutators of those beyond it, for nobody could park others there.
 pub(crate) fn announce(core: &HeapCore) {
     let mut living = LIVING.lock();
     let count = living.1;
     if count < living.0.len() {
         living.0[count] = (core.serial, ptr::from_ref(core).addr());
         living.1 += 1;
+        core.listed.store(true, Ordering::Relaxed);
     }
 }
 
@@ -61,6 +63,9 @@ pub(crate) fn withdraw(core: &HeapCore) {
 
 /// The calling thread's mutator in a heap, or the shared one.
 pub(crate) fn mutator(core: &HeapCore) -> &Mutator {
+    if !core.listed.load(Ordering::Relaxed) {
+        return core.shared_mutator();
+    }
     PLACES
         .try_with(|places| {
             // SAFETY: the list is this thread's, and nothing below comes back here.
