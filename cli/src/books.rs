@@ -157,10 +157,18 @@ fn purpose_table(purposes: &Map<String, Value>) -> Table {
     table
 }
 
+/// Where an account stands in the table: the system's side first, then what is free, what runs the heap, what is in use.
+fn place(account: &str) -> usize {
+    let order = ["system", "reserved", "released", "free", "cached", "metadata/", "span/"];
+    order.iter().position(|start| account.starts_with(start)).unwrap_or(order.len())
+}
+
 /// One row an account with anything on it, what of it is resident where that is known, and the sum, which is zero.
 fn account_table(accounts: &Map<String, Value>, resident: Option<&Map<String, Value>>) -> Table {
     let mut table = new_table(&["account", "bytes", "", "resident"]);
     let mut sum = 0;
+    let mut accounts: Vec<_> = accounts.iter().collect();
+    accounts.sort_by_key(|(name, _)| (place(name), *name));
     for (name, value) in accounts {
         let bytes = number(Some(value)).unwrap_or(0);
         sum += bytes;
@@ -212,6 +220,9 @@ mod tests {
         assert_eq!(row("resident:"), "resident: heap 3.00 MiB, metadata 64.0 KiB, whole process 9.00 MiB");
         assert_eq!(row("check:"), "check: ok");
         assert!(text.lines().any(|line| line.split_whitespace().eq(["sum", "0", "0"])), "{text}");
+        let order: Vec<_> =
+            ["system", "free", "span/blocks"].iter().map(|name| text.find(&format!("\n {name} "))).collect();
+        assert!(order.is_sorted() && order[0].is_some(), "{text}");
         assert!(!text.contains("stacks") && !text.contains("cached"), "unused rows are left out:\n{text}");
     }
 

@@ -107,7 +107,7 @@ impl Pair<'_> {
             1..=6 if pages > 0 => {
                 let page = input.below(pages);
                 let n = (1 + input.byte() % 40).min(pages - page);
-                if operation % 2 == 0 { self.ready(page, n) } else { self.release(page, n) }
+                if operation.is_multiple_of(2) { self.ready(page, n) } else { self.release(page, n) }
             }
             7 | 8 => self.ensure(input.below(ELEMENTS), input.byte() * 8),
             9..=11 => (0..input.byte() % 8).for_each(|_| self.take()),

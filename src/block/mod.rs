@@ -41,7 +41,7 @@
 //! 6. A span that is `Listed` is in its cache's line of its class and in no other; one that is `Current` is what its
 //!    cache allocates from, and there the table of small sizes leads; one that is `Full` is in neither place.
 //!
-//! [`check`](check) proves as much of them as a walk can.
+//! [`check`] proves as much of them as a walk can.
 //!
 //! A block larger than [`MAX_SMALL`](crate::base::class::MAX_SMALL) has a span to itself.
 //!

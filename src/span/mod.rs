@@ -2,7 +2,7 @@
 //!
 //! A [`Span`] is a run of pages that somebody holds for a [purpose](crate::base::purpose). The [`PageHeap`] takes
 //! pages from the page allocator, gives them a record and a place in the map, charges the purpose's
-//! [meter](meter) and makes the entries in the books:
+//! [meter] and makes the entries in the books:
 //!
 //! ```text
 //!            meters        page cache / allocator      record, map        books
