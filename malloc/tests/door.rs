@@ -7,8 +7,7 @@
 //! must balance as well ([`kit`]).
 //!
 //! Misuse, limits and configuration are ours alone; those tests say what they
-//! expect. A test that is ignored names the fault of the door that it waits for;
-//! `cargo test -- --include-ignored` runs it.
+//! expect.
 
 mod kit;
 
@@ -87,11 +86,9 @@ macro_rules! same_with_and_without {
 
 same_with_and_without! {
     contract: "contract.c";
-    #[ignore = "the region begins at a multiple of 4 MiB only"]
     alignment: "alignment.c";
     zero: "zero.c";
     contents: "contents.c";
-    #[ignore = "the key of free blocks is the same in each, so a copied one looks like a double free"]
     stale: "stale.c";
     report: "report.c";
     threads_1: "threads.c" "1";
@@ -103,7 +100,6 @@ same_with_and_without! {
     thread_local: "thread_local.cc";
     many_threads: "many_threads.c";
     orphans: "orphans.c";
-    #[ignore = "a large block is not cleared of the key of free blocks"]
     small_stack: "small_stack.c";
     main_ends: "main_ends.c";
     exit_busy: "exit_busy.c";
@@ -116,12 +112,9 @@ same_with_and_without! {
     signal_owner: "signal_owner.c";
     cxx: "cxx.cc";
     address_space_runs_out: "limit.c" "process";
-    #[ignore = "the path of the books is read from the environment at exit"]
     cleared_environment: "surroundings.c" "clearenv";
     closed_descriptors: "surroundings.c" "closed";
-    #[ignore = "the environment is read through a file"]
     descriptors_used_up: "surroundings.c" "busy-descriptors";
-    #[ignore = "release does not come to an end where the system refuses it"]
     locked_memory: "surroundings.c" "locked";
 }
 
@@ -250,7 +243,6 @@ fn misuse_ends_the_process_whatever_it_does_about_it() {
 // --- Configuration ---------------------------------------------------------
 
 #[test]
-#[ignore = "a refused request leaves untouched pages counted as kept, which then pass the limit"]
 fn limit_from_the_environment() {
     let program = compiled("limit.c");
     let Some(door @ Door::Ours(_)) = door() else { return };
@@ -295,7 +287,6 @@ fn configuration_that_is_not_understood() {
 }
 
 #[test]
-#[ignore = "an empty limit is none, as in Go"]
 fn configuration_that_is_understood() {
     let program = compiled("early.c");
     let Some(door @ Door::Ours(_)) = door() else { return };
