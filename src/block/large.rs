@@ -16,6 +16,12 @@ use crate::base::{Bytes, Exhausted, PAGE_SIZE, Pages, PurposeId};
 use crate::span::{Request, Span, SpanId};
 use crate::stats::ClassEvent;
 
+/// Blocks of so many pages and more begin at even places. Programs touch large blocks in regular steps and not everywhere;
+/// where one block follows another at the same places, it meets memory that is there already.
+const EVEN_FROM: Pages = Pages(64);
+/// What even places are multiples of.
+const EVEN: Pages = Pages(8);
+
 /// Why a large block was not freed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum LargeFault {
@@ -37,11 +43,9 @@ pub fn allocate(
     align: usize,
     zero: bool,
 ) -> Result<Block, Exhausted> {
-    let request = Request {
-        purpose,
-        pages: Bytes(size).pages_ceil().max(Pages(1)),
-        align: Pages((align / PAGE_SIZE).max(1)),
-    };
+    let pages = Bytes(size).pages_ceil().max(Pages(1));
+    let even = if pages >= EVEN_FROM { EVEN } else { Pages(1) };
+    let request = Request { purpose, pages, align: Pages(align / PAGE_SIZE).max(even) };
     let new = work.ground.allocate(work.spans, request)?;
     let body = new.span.body::<BlockSpan>();
     // SAFETY: the span is this thread's, and nobody has its address yet.
