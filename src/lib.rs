@@ -15,6 +15,11 @@ pub use base::{Bytes, Exhausted, Pages, Scarce};
 pub use front::{CheckError, Collected, Config, Fault, Heap, ManualSpan, Misuse, Purpose, SpanHeap};
 pub use stats::Snapshot;
 
+/// The front page's example is a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct FrontPage;
+
 /// Fuzz bodies, which know the crate by its name, are tests of the rooms as well.
 #[cfg(all(test, not(loom)))]
 extern crate self as spanheap;
