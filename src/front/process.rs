@@ -85,7 +85,7 @@ pub(crate) fn existing() -> Option<&'static Heap> {
 
 #[cold]
 fn make() {
-    make_with(|config| environment::read(config));
+    make_with(environment::read);
 }
 
 /// Gives the process heap its environment, `NAME=value` each, as a door has it from the loader. It counts unless

@@ -156,7 +156,8 @@ impl HeapCore {
         let mut local = mutator.local.lock();
         let work = self.work(mutator, &mut local);
         // Without memory for a cache, the next free comes here again.
-        if let Ok(cache) = self.cache_of(mutator, purpose, work.ground) {
+        let _ = self.cache_of(mutator, purpose, work.ground);
+        for cache in mutator.caches() {
             // SAFETY: the mutator's lock is held, and its thread is this one or there is none.
             unsafe { (*cache).refresh(work.ground) };
         }
