@@ -139,7 +139,7 @@ fn threads_that_come_and_go_take_nothing() {
 fn a_churn_itself_may_allocate_and_is_no_trouble() {
     let heap = Heap::new(Config::default()).unwrap();
     let world = World::new(&heap, 3);
-    let held = world.churn(1, 2_000, Sizes { small: 300, large_every: 50, large: 100_000 });
+    let held = world.churn(1, 2_000, Sizes { small: 300, large_every: 50, large: 100_000, held: 100 });
     held.into_iter().for_each(|one| world.give_back(one));
     world.give_back_the_rest();
     heap.check().unwrap();

@@ -205,7 +205,7 @@ fn every_amount_of_memory_will_do() {
 /// the system fills what it gets back with poison.
 #[test]
 fn memory_runs_out_and_comes_back() {
-    const SIZES: Sizes = Sizes { small: 2_000, large_every: 20, large: 300_000 };
+    const SIZES: Sizes = Sizes { small: 2_000, large_every: 20, large: 300_000, held: 400 };
     let simulated = simulated();
     let heap = Heap::on(System::Simulated(simulated), config()).unwrap();
     let world = World::new(&heap, 4);

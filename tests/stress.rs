@@ -14,7 +14,7 @@ const THREADS: u64 = 8;
 /// Threads that follow each other in one place.
 const LIVES: u64 = 10;
 const OPERATIONS: usize = 1_000_000;
-const SIZES: Sizes = Sizes { small: 600, large_every: 60, large: 200_000 };
+const SIZES: Sizes = Sizes { small: 600, large_every: 60, large: 200_000, held: 400 };
 
 #[test]
 fn a_million_operations_on_threads_that_come_and_go() {

@@ -9,7 +9,7 @@ use super::body::{BlockSpan, FreeBlock, LARGE, Phase, id_of, mark};
 use super::central::BlockCentral;
 use super::remote::{self, Taken, Waiting};
 use crate::base::class::{CLASSES, GRANULE, MAX_DIRECT, MAX_SMALL, SizeClass};
-use crate::base::{PAGE_SHIFT, PAGE_SIZE, Pages, PurposeId};
+use crate::base::{Bytes, PAGE_SHIFT, Pages, PurposeId};
 use crate::os::Zeroed;
 use crate::span::{Ground, NewSpan, Span, SpanCache, SpanId};
 use crate::stats::ClassEvent;
@@ -560,11 +560,9 @@ impl BlockCache {
         unsafe {
             self.count(work, span);
             self.bins[(*span).class.0 as usize].spans -= 1;
-            let record = &*span.cast::<Span>();
-            let touched = ((*span).carved as usize * (*span).size as usize).div_ceil(PAGE_SIZE);
-            let untouched = if (*span).fresh { Pages(record.pages().0 - touched) } else { Pages(0) };
+            let touched = Bytes((*span).carved as usize * (*span).size as usize).pages_ceil();
             let id = id_of(span, self.records);
-            work.ground.free(work.spans, id, untouched);
+            work.ground.free(work.spans, id, touched);
         }
     }
 

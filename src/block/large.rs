@@ -86,8 +86,8 @@ pub unsafe fn free(work: &mut Work<'_>, id: SpanId, span: &Span, pointer: *mut u
     }
     work.ground.ledger.post(|entry| entry.class(CLASSES, ClassEvent::Freed, 1));
     // SAFETY: this thread alone has claimed the block, and its holder gave it up. Which of its pages were
-    // touched is not known, so all count as kept.
-    unsafe { work.ground.free(work.spans, id, Pages(0)) };
+    // touched is not known, so all count as such.
+    unsafe { work.ground.free(work.spans, id, span.pages()) };
     Ok(())
 }
 

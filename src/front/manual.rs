@@ -3,6 +3,7 @@
 //! # Safety
 //! A span is its holder's alone, so references to its bytes follow those to the holder. It is freed once, by `drop`.
 
+use crate::base::sync::{AtomicBool, Ordering};
 use crate::base::{Address, Bytes, Exhausted, Pages, PurposeName};
 use crate::front::heap::Heap;
 use crate::front::purpose::Purpose;
@@ -34,6 +35,8 @@ pub struct ManualSpan<'h> {
     start: NonNull<u8>,
     pages: Pages,
     fresh: bool,
+    /// Somebody was let in, if only by a pointer.
+    touched: AtomicBool,
 }
 
 // SAFETY: the span belongs to its holder alone, whatever thread that is on.
@@ -53,11 +56,13 @@ impl<'h> ManualSpan<'h> {
         heap.core().tell();
         let start =
             NonNull::new(heap.core().pages.region().page_pointer(page)).expect("a region is not at zero");
-        Ok(ManualSpan { heap, id, start, pages, fresh })
+        Ok(ManualSpan { heap, id, start, pages, fresh, touched: AtomicBool::new(false) })
     }
 
-    /// The first byte.
+    /// The first byte. The span's memory may be read and written through the pointer while the span lives, by the
+    /// rules for pointers.
     pub fn as_ptr(&self) -> NonNull<u8> {
+        self.touched.store(true, Ordering::Relaxed);
         self.start
     }
 
@@ -80,7 +85,7 @@ impl<'h> ManualSpan<'h> {
 
     /// The span's bytes, which may be anything.
     pub fn as_uninit(&mut self) -> &mut [MaybeUninit<u8>] {
-        self.fresh = false;
+        *self.touched.get_mut() = true;
         // SAFETY: the span is the holder's, and borrowed exclusively.
         unsafe { slice::from_raw_parts_mut(self.start.as_ptr().cast(), self.pages.bytes().0) }
     }
@@ -88,12 +93,13 @@ impl<'h> ManualSpan<'h> {
     /// The span's bytes, all zero. Memory that the system has just cleared is not cleared again.
     pub fn zero(&mut self) -> &mut [u8] {
         let (start, length) = (self.start.as_ptr(), self.pages.bytes().0);
-        // SAFETY: the span is the holder's, and borrowed exclusively; a fresh one reads as zeros.
+        // SAFETY: the span is the holder's, and borrowed exclusively; a fresh one reads as zeros until
+        // somebody is let in.
         unsafe {
-            if !self.fresh {
+            if !self.fresh || *self.touched.get_mut() {
                 start.write_bytes(0, length);
             }
-            self.fresh = false;
+            *self.touched.get_mut() = true;
             slice::from_raw_parts_mut(start, length)
         }
     }
@@ -101,11 +107,11 @@ impl<'h> ManualSpan<'h> {
 
 impl Drop for ManualSpan<'_> {
     fn drop(&mut self) {
-        let untouched = if self.fresh { self.pages } else { Pages(0) };
+        let touched = if *self.touched.get_mut() { self.pages } else { Pages(0) };
         self.heap.with_local(|core, mutator, local| {
             let work = core.work(mutator, local);
-            // SAFETY: the holder gives the span up; it is `fresh` only if nobody was let in.
-            unsafe { work.ground.free(work.spans, self.id, untouched) };
+            // SAFETY: the holder gives the span up; it is `touched` if anybody was let in.
+            unsafe { work.ground.free(work.spans, self.id, touched) };
         });
     }
 }

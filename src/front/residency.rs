@@ -7,7 +7,7 @@
 //! # Safety
 //! Bodies of spans are read without their owners' leave. Nothing but an estimate follows from what is read.
 
-use crate::base::{Address, Bytes, PAGE_SIZE};
+use crate::base::{Address, Bytes, PAGE_SIZE, Pages};
 use crate::block::body::{BlockSpan, Phase};
 use crate::front::heap::Heap;
 use crate::os::{System, proc};
@@ -42,14 +42,15 @@ impl Heap {
             .map(|(_, span)| {
                 let body = span.body::<BlockSpan>();
                 // SAFETY: read for an estimate; the span may be in other hands meanwhile.
-                let (phase, fresh, carved, size) =
-                    unsafe { ((*body).phase, (*body).fresh, (*body).carved, (*body).size) };
-                if !fresh || matches!(phase, Phase::None | Phase::Large) {
+                let (phase, carved, size) = unsafe { ((*body).phase, (*body).carved, (*body).size) };
+                if matches!(phase, Phase::None | Phase::Large) {
                     return Bytes::ZERO;
                 }
-                let touched =
-                    Bytes(carved as usize * size as usize).round_up(system_page).unwrap_or_default();
-                Bytes((span.pages().0 * PAGE_SIZE).saturating_sub(touched.0))
+                let touched = Bytes(carved as usize * size as usize).round_up(system_page);
+                let touched = touched.unwrap_or_default().0;
+                let pages = (touched / PAGE_SIZE..span.pages().0).filter(|&page| span.was_clean(Pages(page)));
+                // The first of them may have been touched in part.
+                pages.map(|page| Bytes(((page + 1) * PAGE_SIZE - touched).min(PAGE_SIZE))).sum()
             })
             .sum()
     }

@@ -28,6 +28,8 @@ pub struct Taken {
     pub pages: Pages,
     /// How many of them, anywhere among them, the system had.
     pub released: Pages,
+    /// Which of them, the first page in the lowest bit, for up to 64 pages; zero for more.
+    pub which: u64,
 }
 
 /// Which pages of a region are free. The caller holds the heap's lock.
@@ -304,12 +306,25 @@ impl PageAllocator {
     /// Takes pages that a search found free.
     #[inline]
     fn take_found(&mut self, page: PageId, pages: Pages) -> Taken {
+        let which = self.released_of(page, pages);
         let released = self.take(page, pages);
         if self.hint == Some(page) {
             // The last page taken is in the heap; the next one need not be.
             self.hint = Some(PageId(page.0 + pages.0 - 1));
         }
-        Taken { page, pages, released }
+        Taken { page, pages, released, which }
+    }
+
+    /// Which of up to 64 pages are released; zero for more.
+    fn released_of(&self, page: PageId, pages: Pages) -> u64 {
+        if pages.0 > 64 || self.released == Pages(0) {
+            return 0;
+        }
+        let part = |(id, from, n): (ChunkId, usize, usize)| {
+            let place = id.first_page().0 + from - page.0;
+            self.chunks.at(id).released.window(from, n) << place
+        };
+        parts(page, pages).map(part).fold(0, |all, part| all | part)
     }
 
     /// Makes free pages used; says how many of them were released.

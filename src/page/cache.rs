@@ -79,10 +79,11 @@ impl PageCache {
         }
         let from = starts.trailing_zeros() as usize;
         let mask = mask(from, pages.0);
-        let released = (self.released & mask).count_ones() as usize;
+        let which = (self.released & mask) >> from;
         self.free &= !mask;
         self.released &= !mask;
-        Some(Taken { page: PageId(self.base.0 + from), pages, released: Pages(released) })
+        let released = Pages(which.count_ones() as usize);
+        Some(Taken { page: PageId(self.base.0 + from), pages, released, which })
     }
 
     /// Takes back pages in use whose memory is kept. `false`, and nothing changes, when they do not lie wholly
@@ -132,15 +133,16 @@ mod tests {
         PageCache::new(PageId(640), free, released)
     }
 
-    fn taken(page: usize, pages: usize, released: usize) -> Option<Taken> {
-        Some(Taken { page: PageId(page), pages: Pages(pages), released: Pages(released) })
+    fn taken(page: usize, pages: usize, which: u64) -> Option<Taken> {
+        let released = Pages(which.count_ones() as usize);
+        Some(Taken { page: PageId(page), pages: Pages(pages), released, which })
     }
 
     #[test]
     fn the_lowest_run_is_taken_and_released_pages_are_counted() {
         let mut cache = cache(0b1111_0110, 0b0101_0010);
         assert_eq!((cache.pages(), cache.released()), (Pages(6), Pages(3)));
-        assert_eq!(cache.allocate(Pages(3)), taken(644, 3, 2));
+        assert_eq!(cache.allocate(Pages(3)), taken(644, 3, 0b101));
         assert_eq!(cache.allocate(Pages(3)), None);
         assert_eq!(cache.allocate(Pages(1)), taken(641, 1, 1));
         assert_eq!((cache.pages(), cache.released()), (Pages(2), Pages(0)));
@@ -150,7 +152,7 @@ mod tests {
     #[test]
     fn a_whole_block_goes_out_and_comes_back() {
         let mut cache = cache(u64::MAX, u64::MAX);
-        assert_eq!(cache.allocate(Pages(64)), taken(640, 64, 64));
+        assert_eq!(cache.allocate(Pages(64)), taken(640, 64, u64::MAX));
         assert!(cache.is_empty());
         assert!(cache.free(PageId(640), Pages(10)));
         assert!(cache.free_released(PageId(650), Pages(54)));

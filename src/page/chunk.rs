@@ -70,6 +70,13 @@ impl Bits {
         self.0[page / 64] >> (page % 64) & 1 != 0
     }
 
+    /// The bits `from..from + n`, at most 64 of them, from the lowest on.
+    pub(super) fn window(&self, from: usize, n: usize) -> u64 {
+        let (word, shift) = (from / 64, from % 64);
+        let above = if shift + n > 64 { self.0[word + 1] << (64 - shift) } else { 0 };
+        (self.0[word] >> shift | above) & (u64::MAX >> (64 - n))
+    }
+
     /// How many bits are set.
     pub(super) fn count(&self) -> usize {
         self.0.iter().map(|word| word.count_ones() as usize).sum()

@@ -24,6 +24,7 @@
 //! System calls on pages are made only while this room holds those pages: taken and not yet published, or taken
 //! from the allocator to be released.
 
+use super::clean::Clean;
 use super::map::SpanMap;
 use super::meter::Meters;
 use super::record::{Span, SpanId};
@@ -333,7 +334,8 @@ impl<'a> Ground<'a> {
             })
             .inspect_err(|_| self.give_back(local, taken, from))?;
         let span = self.heap.registry.get(id).expect("the registry gave this number");
-        span.publish(taken.page, taken.pages, request.purpose);
+        let clean = Clean::word(taken.pages, taken.released, taken.which);
+        span.publish(taken.page, taken.pages, request.purpose, clean);
         self.heap.map.set(taken.page, taken.pages, id);
         self.meters.confirm(request.purpose);
         self.ledger.post(|entry| {
@@ -363,47 +365,66 @@ impl<'a> Ground<'a> {
             if self.heap.region.release(page, pages).is_err() {
                 return Ok(false);
             }
+            new.span.set_all_clean();
             self.heap.region.ready(page, pages).map_err(|error| {
-                self.free(local, new.id, pages);
+                self.free(local, new.id, Pages(0));
                 self.refused(request, error)
             })?;
         }
         Ok(true)
     }
 
-    /// Frees a span whose last `untouched` pages were never touched since it was allocated `fresh`.
+    /// Frees a span of which the first `touched` pages may have been touched since it was allocated, and no others.
+    /// Pages behind those that the system had then go back as its own.
     ///
     /// # Safety
-    /// The caller holds the span; nobody uses it or its memory any more; `untouched` is true.
-    pub unsafe fn free(&self, local: &mut SpanCache, id: SpanId, untouched: Pages) {
+    /// The caller holds the span; nobody uses it or its memory any more; `touched` is true.
+    pub unsafe fn free(&self, local: &mut SpanCache, id: SpanId, touched: Pages) {
         let span = self.heap.registry.get(id).expect("a span that is held has a record");
         let (page, pages, purpose) = (span.page(), span.pages(), span.purpose());
+        let clean = Clean::new(pages, span.clean(), touched);
         // SAFETY: the caller gives the span up.
         unsafe { span.retire() };
+        let untouched = clean.count();
         let cached = local.pages.contains(page, pages);
         let stashed = !cached && untouched == Pages(0) && local.stash.takes(pages);
-        let kept = pages - untouched;
         self.ledger.post(|entry| {
             let to = if cached || stashed { Account::Cached } else { Account::Free };
-            entry.transfer(Account::Span(purpose), to, kept.bytes());
+            entry.transfer(Account::Span(purpose), to, (pages - untouched).bytes());
             entry.transfer(Account::Span(purpose), Account::Released, untouched.bytes());
             entry.span_freed(purpose, pages.bytes());
         });
         self.heap.committed.fetch_sub(untouched.bytes().0, Ordering::Relaxed);
-        let tail = page.plus(kept);
-        if cached {
-            local.pages.free(page, kept);
-            local.pages.free_released(tail, untouched);
-        } else if stashed {
+        if stashed {
             while let Some(run) = local.stash.put(page, pages) {
                 self.unstash(run);
             }
         } else {
-            let mut state = self.heap.pages.lock();
-            free_both(&mut state.allocator, page, kept, untouched);
+            self.put(cached.then_some(&mut local.pages), page, clean);
         }
         self.heap.registry.give(&mut local.records, id);
         self.meters.discharge(purpose, pages.bytes());
+    }
+
+    /// Makes pages free, in a cache or for everyone.
+    fn put(&self, cache: Option<&mut PageCache>, page: PageId, clean: Clean) {
+        if let Some(cache) = cache {
+            for (from, pages, is_clean) in clean.pieces() {
+                let page = page.plus(from);
+                let put = if is_clean { cache.free_released(page, pages) } else { cache.free(page, pages) };
+                debug_assert!(put, "{pages:?} at {page:?} are not the cache's");
+            }
+            return;
+        }
+        let mut state = self.heap.pages.lock();
+        for (from, pages, is_clean) in clean.pieces() {
+            let page = page.plus(from);
+            if is_clean {
+                state.allocator.free_released(page, pages);
+            } else {
+                state.allocator.free(page, pages);
+            }
+        }
     }
 
     /// Lets a span grow at its end where it stands, if the pages behind it are free. Returns whether it did, and
@@ -507,7 +528,7 @@ impl<'a> Ground<'a> {
         if request.align == Pages(1)
             && let Some(run) = local.stash.take(request.pages)
         {
-            let taken = Taken { page: run.page(), pages: run.pages(), released: Pages(0) };
+            let taken = Taken { page: run.page(), pages: run.pages(), released: Pages(0), which: 0 };
             return Ok(Pick { taken, from: Account::Cached });
         }
         if request.pages < CACHED_BELOW && request.align == Pages(1) {
@@ -620,33 +641,33 @@ impl<'a> Ground<'a> {
         Ok(())
     }
 
-    /// Undoes a pick. Where only some of the pages were released, nobody knows any more which, so the system gets
-    /// all of them. Should it refuse, they count as kept from here on: that errs on the side of clearing too much.
+    /// Undoes a pick. Where some of many pages were released, nobody knows any more which, so the system gets all of
+    /// them. Should it refuse, they count as kept from here on: that errs on the side of clearing too much.
     fn give_back(&self, local: &mut SpanCache, taken: Taken, from: Account) {
-        let Taken { page, pages, released } = taken;
-        let mut untouched = if released == pages { pages } else { Pages(0) };
-        if released > Pages(0) && released < pages {
-            let kept = (pages - released).bytes();
-            // SAFETY: the pages were taken and belong to no span.
-            if unsafe { self.heap.region.release(page, pages) }.is_ok() {
-                self.ledger.transfer(from, Account::Released, kept);
-                self.heap.committed.fetch_sub(kept.0, Ordering::Relaxed);
-                untouched = pages;
-            } else {
-                self.ledger.transfer(Account::Released, from, released.bytes());
-                self.heap.committed.fetch_add(released.bytes().0, Ordering::Relaxed);
-            }
+        let Taken { page, pages, released, which } = taken;
+        let cached = from == Account::Cached && local.pages.contains(page, pages);
+        if from == Account::Cached && !cached {
+            self.ledger.transfer(Account::Cached, Account::Free, (pages - released).bytes());
         }
-        let kept = pages - untouched;
-        if from == Account::Cached && local.pages.contains(page, pages) {
-            local.pages.free(page, kept);
-            local.pages.free_released(page.plus(kept), untouched);
-        } else {
-            if from == Account::Cached {
-                self.ledger.transfer(Account::Cached, Account::Free, kept.bytes());
-            }
-            free_both(&mut self.heap.pages.lock().allocator, page, kept, untouched);
+        let mut clean = Clean::new(pages, Clean::word(pages, released, which), Pages(0));
+        if clean.count() != released {
+            clean = Clean::new(pages, u64::MAX, pages - self.give_up(taken));
         }
+        self.put(cached.then_some(&mut local.pages), page, clean);
+    }
+
+    /// Has the system take pages some of which it had. Returns how many it has then, all or none, as the books say.
+    fn give_up(&self, taken: Taken) -> Pages {
+        let kept = (taken.pages - taken.released).bytes();
+        // SAFETY: the pages were taken and belong to no span.
+        if unsafe { self.heap.region.release(taken.page, taken.pages) }.is_ok() {
+            self.ledger.transfer(Account::Free, Account::Released, kept);
+            self.heap.committed.fetch_sub(kept.0, Ordering::Relaxed);
+            return taken.pages;
+        }
+        self.ledger.transfer(Account::Released, Account::Free, taken.released.bytes());
+        self.heap.committed.fetch_add(taken.released.bytes().0, Ordering::Relaxed);
+        Pages(0)
     }
 
     fn exhausted(&self, request: Request, scarce: Scarce, limit: Bytes) -> Exhausted {
@@ -661,12 +682,3 @@ impl<'a> Ground<'a> {
 /// Whether memory reads as zeros.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Zeroed(pub bool);
-
-fn free_both(allocator: &mut PageAllocator, page: PageId, kept: Pages, untouched: Pages) {
-    if kept > Pages(0) {
-        allocator.free(page, kept);
-    }
-    if untouched > Pages(0) {
-        allocator.free_released(page.plus(kept), untouched);
-    }
-}

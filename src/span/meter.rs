@@ -6,7 +6,7 @@
 //! allocation is under way.
 //!
 //! A charge is made before the entry in the books, and taken back after the entry of the freeing; charges follow
-//! each other in one order (hence acquire and release), and the peak is raised with each. So no reading of the books
+//! each other in one order (hence acquire and release), and the peak is raised in between. So no reading of the books
 //! shows more in use than the peak that is read after it.
 //!
 //! A purpose exists from the moment the count of purposes covers it; its name is written before and never
@@ -183,7 +183,7 @@ impl Meters {
     #[inline]
     pub fn confirm(&self, purpose: PurposeId) {
         let meter = self.get(purpose);
-        let now = meter.charged.load(Ordering::Relaxed);
+        let now = meter.charged.load(Ordering::Acquire);
         if now > meter.peak.load(Ordering::Relaxed) {
             meter.peak.fetch_max(now, Ordering::Relaxed);
         }

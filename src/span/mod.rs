@@ -27,6 +27,7 @@
 //! records of spans are a linked free list under the heap's lock.)
 
 mod check;
+mod clean;
 pub mod heap;
 pub mod map;
 pub mod meter;

@@ -25,6 +25,7 @@
 //! The body is raw memory: a room may read it as its own type only in spans that it allocated itself, which
 //! it knows by the purpose and by holding the span.
 
+use super::clean::Clean;
 use crate::base::sync::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use crate::base::{PageId, Pages, PurposeId};
 use core::cell::UnsafeCell;
@@ -64,6 +65,8 @@ pub struct Span {
     purpose: AtomicU8,
     page: AtomicU32,
     pages: AtomicU32,
+    /// Which pages were clean when the span was published: see [`Clean`].
+    clean: AtomicU64,
     /// The next record of the list that this one lies in: that of the dead, or one of its room's.
     next: AtomicU32,
     /// A word that any thread may change, for the span's room. Zero in a fresh span and in a dead one.
@@ -86,14 +89,15 @@ pub struct Links {
 unsafe impl Sync for Span {}
 
 impl Span {
-    /// Makes a dead record the span of `pages` pages from `page`.
+    /// Makes a dead record the span of `pages` pages from `page`, with the word [`Clean`] for its pages.
     ///
     /// The caller stores the map entries afterwards (invariant 3).
-    pub(super) fn publish(&self, page: PageId, pages: Pages, purpose: PurposeId) {
+    pub(super) fn publish(&self, page: PageId, pages: Pages, purpose: PurposeId, clean: u64) {
         debug_assert_eq!(self.state.load(Ordering::Relaxed), DEAD, "a span published twice");
         self.page.store(page.0 as u32, Ordering::Relaxed);
         self.pages.store(pages.0 as u32, Ordering::Relaxed);
         self.purpose.store(purpose.0, Ordering::Relaxed);
+        self.clean.store(clean, Ordering::Relaxed);
         self.state.store(IN_USE, Ordering::Release);
     }
 
@@ -111,6 +115,10 @@ impl Span {
 
     /// Changes the length of a span in use.
     pub(super) fn resize(&self, pages: Pages) {
+        if pages > self.pages() && pages.0 > 64 {
+            // The word is no longer true of all pages.
+            self.clean.store(0, Ordering::Relaxed);
+        }
         self.pages.store(pages.0 as u32, Ordering::Release);
     }
 
@@ -130,6 +138,25 @@ impl Span {
     #[inline]
     pub fn pages(&self) -> Pages {
         Pages(self.pages.load(Ordering::Relaxed) as usize)
+    }
+
+    /// The word that says which of the span's pages are clean, as long as nobody has touched them.
+    pub(super) fn clean(&self) -> u64 {
+        self.clean.load(Ordering::Relaxed)
+    }
+
+    /// Notes that the system has all pages of a span in use.
+    pub(super) fn set_all_clean(&self) {
+        self.clean.store(
+            Clean::word(self.pages(), self.pages(), u64::MAX >> (64 - self.pages().0.min(64))),
+            Ordering::Relaxed,
+        );
+    }
+
+    /// Whether the system had the page at a place of the span when the span was allocated. Of longer spans only
+    /// those of which it had all pages are remembered.
+    pub fn was_clean(&self, place: Pages) -> bool {
+        Clean::new(self.pages(), self.clean(), Pages(0)).has(place.0)
     }
 
     /// What the span is for.
@@ -182,6 +209,7 @@ impl Span {
             purpose: AtomicU8::new(0),
             page: AtomicU32::new(0),
             pages: AtomicU32::new(0),
+            clean: AtomicU64::new(0),
             next: AtomicU32::new(0),
             word: AtomicU64::new(0),
             links: UnsafeCell::new(Links::default()),
@@ -204,11 +232,11 @@ mod loom_tests {
                 let world = world.clone();
                 loom::thread::spawn(move || {
                     let (span, entry_5, entry_9) = &*world;
-                    span.publish(PageId(5), Pages(1), PurposeId(1));
+                    span.publish(PageId(5), Pages(1), PurposeId(1), 0);
                     entry_5.store(1, Ordering::Release);
                     // SAFETY: only this thread holds the span.
                     unsafe { span.retire() };
-                    span.publish(PageId(9), Pages(2), PurposeId(2));
+                    span.publish(PageId(9), Pages(2), PurposeId(2), 0);
                     entry_9.store(1, Ordering::Release);
                 })
             };

@@ -41,6 +41,24 @@ pub(crate) struct Sizes {
     pub(crate) large_every: usize,
     /// ... and smaller than this.
     pub(crate) large: usize,
+    /// A thread that holds more than so many gives half of that back.
+    pub(crate) held: usize,
+}
+
+impl Held<'_> {
+    /// Writes to every byte that can be used, and leaves the tags as they are.
+    #[allow(dead_code, reason = "not every test that churns fills")]
+    pub(crate) fn fill(&mut self, heap: &Heap) {
+        match self {
+            Held::Block(block) => {
+                // SAFETY: the block is ours.
+                unsafe { block.at.write_bytes(0x5c, heap.usable_size(block.at).unwrap()) };
+                block.sign();
+            }
+            // SAFETY: the span is ours.
+            Held::Span(span) => unsafe { span.as_ptr().write_bytes(0x5c, span.len().0) },
+        }
+    }
 }
 
 impl Block {
@@ -111,8 +129,8 @@ impl<'h> World<'h> {
                 }
                 _ => {}
             }
-            if held.len() > 400 {
-                held.drain(..200).for_each(|one| self.give_back(one));
+            if held.len() > sizes.held {
+                held.drain(..sizes.held / 2).for_each(|one| self.give_back(one));
             }
         }
         held
