@@ -13,7 +13,7 @@
 //! ```
 //!
 //! The only statics of the crate are here: the process heap, the list of living heaps, and a thread's words.
-//! The slow path of allocation is one loop ([`slow`]): rooms below say what they lack and never call up.
+//! The slow path of allocation is one loop (`slow`): rooms below say what they lack and never call up.
 
 mod check;
 pub mod config;

@@ -1,6 +1,6 @@
 //! The process heap: the one behind the global allocator and the C door.
 //!
-//! It is made by the first call, whoever makes it, and never goes. A thread's words (see [`tls`]) name the
+//! It is made by the first call, whoever makes it, and never goes. A thread's words (see `tls`) name the
 //! cache that its allocations come from; the fast paths below use that and nothing else.
 //!
 //! ```text
