@@ -1,7 +1,8 @@
 //! Size classes of blocks, computed at compile time.
 //!
 //! Blocks up to 128 bytes come in steps of 16; above, every doubling is cut into eight equal steps, so that a
-//! block is never more than 12.5 % larger than what was asked for. Each class has a span length of its own.
+//! block is never more than 12.5 % larger than what was asked for. Each class has a shortest span; who has many spans of a
+//! class gets longer ones.
 //! The classes of collected objects are another table: they serve another trade-off.
 //!
 //! A class's `magic` proves without a division that an offset is a multiple of the class's size

@@ -35,8 +35,6 @@ pub enum Rank {
     Pages,
     /// Metadata that is handed out piece by piece: pools and permanent memory.
     Metadata,
-    /// Spines of span sets.
-    SpanSet,
     /// The books' reader side.
     Books,
     /// The shard of the books for work that no mutator does.

@@ -27,7 +27,7 @@
 //!
 //! `trip` counts down with every free and up with every allocation, and a free that brings it to zero looks at
 //! the state. In `Current` and `Listed` it is the number of blocks in use, so zero means empty. In `Full` it is
-//! set to an eighth of the blocks: a full span is not worth listing for one free block, since the next
+//! set to an eighth of the blocks, sixteen at most: a full span is not worth listing for one free block, since the next
 //! allocation would take that and find the span full again. That costs at most an eighth of its memory.
 //!
 //! 1. Only the owner touches `free`, `trip`, `carved` and the lists; a parked mutator's spans are touched by

@@ -115,10 +115,8 @@ impl Span {
 
     /// Changes the length of a span in use.
     pub(super) fn resize(&self, pages: Pages) {
-        if pages > self.pages() && pages.0 > 64 {
-            // The word is no longer true of all pages.
-            self.clean.store(0, Ordering::Relaxed);
-        }
+        // What comes in later need not be clean, so nothing is said of any page from here on.
+        self.clean.store(0, Ordering::Relaxed);
         self.pages.store(pages.0 as u32, Ordering::Release);
     }
 

@@ -46,20 +46,17 @@ pub enum MetadataKind {
     PageSummaries,
     /// Mutators: their caches, and their shards of the books.
     Mutators,
-    /// Lock-free sets of spans.
-    SpanSets,
     /// The heap itself, and what is never freed before it.
     Permanent,
 }
 
 /// All kinds of metadata, by number.
-pub const METADATA_KINDS: [MetadataKind; 7] = [
+pub const METADATA_KINDS: [MetadataKind; 6] = [
     MetadataKind::SpanRecords,
     MetadataKind::SpanMap,
     MetadataKind::PageBitmaps,
     MetadataKind::PageSummaries,
     MetadataKind::Mutators,
-    MetadataKind::SpanSets,
     MetadataKind::Permanent,
 ];
 
@@ -77,7 +74,6 @@ impl MetadataKind {
             MetadataKind::PageBitmaps => "metadata/page-bitmaps",
             MetadataKind::PageSummaries => "metadata/page-summaries",
             MetadataKind::Mutators => "metadata/mutators",
-            MetadataKind::SpanSets => "metadata/span-sets",
             MetadataKind::Permanent => "metadata/permanent",
         }
     }

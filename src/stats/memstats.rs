@@ -152,10 +152,7 @@ fn word(account: Account) -> Option<Word> {
         Account::Metadata(kind) => match kind {
             MetadataKind::SpanRecords => Word::MSpan,
             MetadataKind::Mutators => Word::MCache,
-            MetadataKind::SpanMap
-            | MetadataKind::PageBitmaps
-            | MetadataKind::PageSummaries
-            | MetadataKind::SpanSets => Word::Gc,
+            MetadataKind::SpanMap | MetadataKind::PageBitmaps | MetadataKind::PageSummaries => Word::Gc,
             MetadataKind::Permanent => Word::Other,
         },
     })

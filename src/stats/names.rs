@@ -102,7 +102,7 @@ pub static METRICS: &[Metric] = &[
     metric("/memory/purpose/NAME/soft-limit:bytes",        Gauge,      EachPurpose(|p| bytes(p.book.soft_limit)),          "bytes at which the program is told, if there is a soft limit"),
     metric("/memory/purpose/NAME/soft-limit-events:events", Cumulative, EachPurpose(|p| Some(p.book.soft_events as i64)),  "how often its soft limit was passed"),
     metric("/memory/purpose/NAME/limit:bytes",             Gauge,      EachPurpose(|p| bytes(p.book.limit)),               "bytes that it does not get beyond, if there is a limit"),
-    metric("/memory/purpose/NAME/refused:requests",        Cumulative, EachPurpose(|p| Some(p.book.refused as i64)),       "requests that its limit refused"),
+    metric("/memory/purpose/NAME/refused:requests",        Cumulative, EachPurpose(|p| Some(p.book.refused as i64)),       "requests that were refused"),
 
     metric("/blocks/allocs:blocks",              Cumulative, One(|s| Some(s.blocks(ClassEvent::Allocated))), "blocks handed out, of any size"),
     metric("/blocks/frees:blocks",               Cumulative, One(|s| Some(s.blocks(ClassEvent::Freed))),     "blocks given back, of any size"),

@@ -27,7 +27,7 @@ pub struct PurposeBook {
     pub soft_limit: Option<Bytes>,
     /// Bytes that it does not get beyond.
     pub limit: Option<Bytes>,
-    /// Requests that its limit refused.
+    /// Requests that were refused: by the limit, by the heap's, or for want of memory.
     pub refused: u64,
     /// How often the soft limit was passed.
     pub soft_events: u64,
