@@ -31,8 +31,10 @@ impl Clean {
 
     /// What is clean of a run of `pages` with this word, the first `touched` pages of which may have been touched.
     pub(super) fn new(pages: Pages, word: u64, touched: Pages) -> Clean {
-        debug_assert!(touched <= pages);
-        Clean { pages: pages.0, touched: touched.0, word }
+        debug_assert!(touched <= pages && pages > Pages(0));
+        // A run that became shorter has bits of pages that it lost.
+        let own = if pages.0 <= BITS { u64::MAX >> (BITS - pages.0) } else { u64::MAX };
+        Clean { pages: pages.0, touched: touched.0, word: word & own }
     }
 
     /// Whether the page at a place is clean.
@@ -82,11 +84,7 @@ mod tests {
         fn pieces_and_count_follow_from_the_pages(
             pages in prop_oneof![1usize..=64, 60usize..70, 65usize..1000], word: u64, part in 0usize..=100,
         ) {
-            let word = match pages {
-                1..=64 => word & (u64::MAX >> (64 - pages)),
-                _ if word % 2 == 0 => 0,
-                _ => u64::MAX,
-            };
+            let word = if pages <= 64 { word } else { [0, u64::MAX][word as usize % 2] };
             let touched = pages * part / 100;
             let clean = Clean::new(Pages(pages), word, Pages(touched));
             let twin = |page: usize| page >= touched && if pages <= 64 { word >> page & 1 == 1 } else { word != 0 };

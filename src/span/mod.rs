@@ -43,3 +43,6 @@ pub use meter::{DeclareError, Meter, Meters, SoftLimitCallback, SoftLimitEvent};
 pub use record::{Span, SpanId};
 pub use registry::Registry;
 pub use set::SpanSet;
+
+#[cfg(all(test, not(loom)))]
+mod tests;

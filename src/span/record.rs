@@ -145,10 +145,7 @@ impl Span {
 
     /// Notes that the system has all pages of a span in use.
     pub(super) fn set_all_clean(&self) {
-        self.clean.store(
-            Clean::word(self.pages(), self.pages(), u64::MAX >> (64 - self.pages().0.min(64))),
-            Ordering::Relaxed,
-        );
+        self.clean.store(u64::MAX, Ordering::Relaxed);
     }
 
     /// Whether the system had the page at a place of the span when the span was allocated. Of longer spans only
