@@ -141,6 +141,6 @@ fn a_churn_itself_may_allocate_and_is_no_trouble() {
     let world = World::new(&heap, 3);
     let held = world.churn(1, 2_000, Sizes { small: 300, large_every: 50, large: 100_000, held: 100 });
     held.into_iter().for_each(|one| world.give_back(one));
-    world.give_back_the_rest();
+    world.rest().into_iter().for_each(|one| world.give_back(one));
     heap.check().unwrap();
 }

@@ -215,7 +215,7 @@ fn memory_runs_out_and_comes_back() {
         heap.check().unwrap();
         heap.snapshot().check().unwrap();
         held.into_iter().for_each(|one| world.give_back(one));
-        world.give_back_the_rest();
+        world.rest().into_iter().for_each(|one| world.give_back(one));
         in_order(&heap, simulated);
     }
     assert!(simulated.refusals() > 100, "memory hardly ran out: {}", simulated.refusals());

@@ -60,7 +60,7 @@ fn churn<'h>(world: &World<'h>) -> Vec<Held<'h>> {
     };
     let mut held = threads(0);
     held.extend(threads(1));
-    held.extend(std::mem::take(&mut *world.passed_on.lock().unwrap()));
+    held.extend(world.rest());
     for one in &mut held {
         one.fill(world.heap);
     }

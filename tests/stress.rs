@@ -36,7 +36,7 @@ fn a_million_operations_on_threads_that_come_and_go() {
         assert!(reader.join().unwrap() > 10, "the books were hardly read");
     });
     heap.check().unwrap();
-    world.give_back_the_rest();
+    world.rest().into_iter().for_each(|one| world.give_back(one));
     heap.release_all();
     heap.check().unwrap();
     nothing_is_left(&heap);

@@ -28,7 +28,7 @@ pub(super) struct Bin {
     /// The first of those in line.
     pub(super) first: SpanId,
     /// Spans of the class, in whatever phase.
-    spans: u32,
+    pub(super) spans: u32,
     /// Blocks given since the last entry in the books.
     given: u64,
     /// Blocks that came back since then.

@@ -53,6 +53,8 @@ pub struct Counts {
     pub current: usize,
     /// Those in which blocks wait.
     pub waiting: usize,
+    /// All of them.
+    pub all: usize,
 }
 
 /// What of a block span changes under locks alone.
@@ -110,18 +112,22 @@ impl<Q: Fn(u32) -> bool, C: Fn(u32, PurposeId) -> *mut BlockCache> Walk<'_, Q, C
                 match self.check_span(id, span)? {
                     Phase::Listed => by_spans.listed += 1,
                     Phase::Current => by_spans.current += 1,
-                    Phase::None | Phase::Full | Phase::Large => {}
+                    Phase::Full => {}
+                    Phase::None | Phase::Large => continue,
                 }
+                by_spans.all += 1;
             }
             for cache in caches {
                 let found = self.check_cache(&*cache)?;
                 by_caches.listed += found.listed;
                 by_caches.current += found.current;
+                by_caches.all += found.all;
             }
         }
         let heap = ("heap", 0);
         OF_WAITING.at_most("a span is in one inbox", heap, in_inboxes, by_spans.waiting)?;
         OF_PHASE.equal("every listed span is in a line", heap, by_spans.listed, by_caches.listed)?;
+        OF_PHASE.equal("every span is counted by its cache", heap, by_spans.all, by_caches.all)?;
         OF_PHASE.equal("every current span is some cache's", heap, by_spans.current, by_caches.current)
     }
 
@@ -232,6 +238,7 @@ impl<Q: Fn(u32) -> bool, C: Fn(u32, PurposeId) -> *mut BlockCache> Walk<'_, Q, C
         let mut counts = Counts::default();
         for class in SizeClass::all() {
             let bin = &cache.bins[class.0 as usize];
+            counts.all += bin.spans as usize;
             if bin.current != empty_span() {
                 // SAFETY: all locks are held.
                 unsafe { self.check_member(cache, class, bin.current, Phase::Current)? };

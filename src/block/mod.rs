@@ -39,7 +39,8 @@
 //! 5. Each block of a span is in `free`, in use, or not carved yet, and what lies behind the carved blocks of a
 //!    `fresh` span is zero.
 //! 6. A span that is `Listed` is in its cache's line of its class and in no other; one that is `Current` is what its
-//!    cache allocates from, and there the table of small sizes leads; one that is `Full` is in neither place.
+//!    cache allocates from, and there the table of small sizes leads; one that is `Full` is in neither place. A
+//!    cache counts its spans, class by class.
 //!
 //! [`check`] proves as much of them as a walk can.
 //!

@@ -6,6 +6,7 @@
 use crate::base::class::{SizeClass, TABLE};
 use crate::block::body::{BlockSpan, FreeBlock, mark};
 
+mod check;
 mod spans;
 mod threads;
 

@@ -39,3 +39,6 @@ pub use heap::Heap;
 pub use manual::ManualSpan;
 pub use misuse::{Fault, Misuse};
 pub use purpose::{Collected, Purpose};
+
+#[cfg(test)]
+mod tests;

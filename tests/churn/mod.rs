@@ -196,13 +196,8 @@ impl<'h> World<'h> {
         }
     }
 
-    /// Frees whatever was passed on and fetched by nobody.
-    #[allow(
-        dead_code,
-        reason = "each test that includes this file is a program of its own, and one keeps the rest"
-    )]
-    pub(crate) fn give_back_the_rest(&self) {
-        let rest = std::mem::take(&mut *self.passed_on.lock().unwrap());
-        rest.into_iter().for_each(|one| self.give_back(one));
+    /// Whatever was passed on and fetched by nobody.
+    pub(crate) fn rest(&self) -> Vec<Held<'h>> {
+        std::mem::take(&mut *self.passed_on.lock().unwrap())
     }
 }
