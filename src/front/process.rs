@@ -238,31 +238,41 @@ pub(crate) struct Scope<'h> {
 }
 
 /// Enters a scope; dropping it leaves.
+#[inline]
 pub(crate) fn enter(heap: &Heap, purpose: PurposeId) -> Scope<'_> {
-    let before = purpose_of(heap);
-    change(heap, purpose);
-    Scope { heap, before }
+    Scope { heap, before: change(heap, purpose) }
 }
 
 impl Drop for Scope<'_> {
+    #[inline]
     fn drop(&mut self) {
         change(self.heap, self.before);
     }
 }
 
-fn change(heap: &Heap, purpose: PurposeId) {
-    let mutator = heap.mutator();
-    if is(heap) {
-        // SAFETY: the words are this thread's.
-        unsafe {
-            (*tls::words()).set_purpose(purpose);
-            if !(*tls::words()).mutator.is_null() {
-                use_purpose(mutator, purpose);
-            }
-        }
-    } else if !heap.is_shared(mutator) {
-        mutator.purpose.set(purpose);
+/// Makes `purpose` the thread's, and returns the one before. A thread that has no mutator yet needs none for that:
+/// attaching looks at the words.
+#[inline]
+fn change(heap: &Heap, purpose: PurposeId) -> PurposeId {
+    if !is(heap) {
+        return change_elsewhere(heap, purpose);
     }
+    let words = tls::words();
+    // SAFETY: the words are this thread's, and so is the mutator they name.
+    unsafe {
+        let before = (*words).purpose();
+        (*words).set_purpose(purpose);
+        if let Some(mutator) = (*words).mutator.as_ref() {
+            use_purpose(mutator, purpose);
+        }
+        before
+    }
+}
+
+/// As [`change`], in a heap that is a value. The shared mutator is everybody's, so it has no scopes.
+fn change_elsewhere(heap: &Heap, purpose: PurposeId) -> PurposeId {
+    let mutator = heap.mutator();
+    if heap.is_shared(mutator) { purpose::BLOCKS } else { mutator.purpose.replace(purpose) }
 }
 
 /// Takes a small block from the thread's cache, or returns null: then [`allocate_rest`] is asked. A door that calls the
