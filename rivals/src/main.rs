@@ -11,16 +11,17 @@
 //!            classic  ─┘      │            │
 //!                          measure     allocators
 //! instructions: counts of the cached malloc+free pair     gospans: Go's page heap
+//! purposes: eight beside one                              stress: random work, and the books
 //! ```
 //!
 //! - [`allocators`] finds the libraries to preload and installs or builds what is missing.
 //! - [`workload`] is what one measured run is; [`programs`], [`redis`] and [`classic`] are the list.
 //! - [`measure`] runs a process and returns its wall time, its processor time and its peak resident set.
 //! - [`compare`] does the rounds; [`report`] turns samples into tables and JSON.
-//! - [`instructions`] and [`gospans`] are commands of their own.
+//! - [`instructions`], [`gospans`], [`purposes`] and [`stress`] are commands of their own.
 //!
-//! What this program does not know: anything about Spanheap's inside. It preloads a library, like the others; the
-//! program `spans`, our half of [`gospans`], is the one that links the crate.
+//! What this program does not know: anything about Spanheap's inside. It preloads a library, like the others; those
+//! that link the crate are programs of their own, `spans`, `purposes` and `stress`.
 
 mod allocators;
 mod classic;
@@ -31,8 +32,10 @@ mod instructions;
 mod measure;
 mod packages;
 mod programs;
+mod purposes;
 mod redis;
 mod report;
+mod stress;
 mod workload;
 
 use std::process::ExitCode;
@@ -61,6 +64,10 @@ enum Command {
     Instructions(instructions::Options),
     /// Our spans beside Go's page heap: allocating and freeing 1 to 8 pages
     Gospans(gospans::Options),
+    /// What accounting by purpose costs: eight purposes beside one
+    Purposes(purposes::Options),
+    /// Random work on eight threads that come and go, and then whether the books are right
+    Stress(stress::Options),
     /// The names of all workloads
     List,
     /// Makes a workload's inputs in the current folder; the comparison runs this in a process of its own, so
@@ -78,6 +85,8 @@ fn main() -> ExitCode {
         Command::Compare(options) => compare::run(&options),
         Command::Instructions(options) => instructions::run(&options),
         Command::Gospans(options) => gospans::run(&options),
+        Command::Purposes(options) => purposes::run(&options),
+        Command::Stress(options) => stress::run(&options),
         Command::List => {
             workload::all().iter().for_each(|workload| println!("{:<16} {}", workload.name, workload.about));
             Ok(true)
