@@ -222,7 +222,15 @@ impl HeapCore {
             &*at
         };
         roster.next += 1;
+        self.note_metadata();
         Ok(mutator)
+    }
+
+    /// Tells the page heap how much memory the tables here have: it counts for the limit.
+    fn note_metadata(&self) {
+        let tables =
+            self.mutators.committed_bytes() + self.caches.committed_bytes() + self.central.committed();
+        self.pages.set_other_metadata(HeapCore::mapping(self.system) + tables);
     }
 
     /// Takes a mutator from its thread: what can be given back is given back, the rest waits for the next.
@@ -302,6 +310,7 @@ impl HeapCore {
         };
         *next += 1;
         mutator.set_cache(purpose, cache);
+        self.note_metadata();
         Ok(cache)
     }
 

@@ -93,3 +93,19 @@ fn locks_are_taken_and_given_back_around_a_fork() {
     heap.check().unwrap();
     heap.allocate(Layout::new::<u64>()).unwrap();
 }
+
+#[test]
+fn what_counts_for_the_limit_is_what_the_books_call_committed() {
+    let heap = Heap::new(Config::default()).unwrap();
+    let purpose = heap.declare("one").unwrap();
+    let blocks: Vec<_> =
+        (0..100).map(|i| purpose.allocate(Layout::from_size_align(1 << (i % 20), 16).unwrap())).collect();
+    assert_eq!(heap.core().pages.committed().0 as i64, heap.snapshot().committed());
+    for (i, block) in blocks.into_iter().enumerate() {
+        // SAFETY: allocated above with this layout, and not used any more.
+        unsafe { heap.deallocate(block.unwrap(), Layout::from_size_align(1 << (i % 20), 16).unwrap()) };
+    }
+    heap.release_all();
+    assert_eq!(heap.core().pages.committed().0 as i64, heap.snapshot().committed());
+    assert_eq!(heap.check(), Ok(()));
+}

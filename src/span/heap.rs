@@ -50,6 +50,10 @@ pub struct PageHeap {
     pub(super) pages: Lock<PageState>,
     /// Bytes of pages that the heap keeps from the system; metadata stands in the tables.
     pub(super) committed: AtomicUsize,
+    /// Bytes of the page allocator's tables, which only the holder of the lock can ask.
+    page_tables: AtomicUsize,
+    /// Bytes of metadata to the right of this room.
+    others: AtomicUsize,
     /// The most bytes that the heap may commit.
     limit: AtomicUsize,
 }
@@ -158,6 +162,8 @@ impl PageHeap {
             registry,
             pages: Lock::new(Rank::Pages, PageState { allocator, handed: ChunkId(0) }),
             committed: AtomicUsize::new(0),
+            page_tables: AtomicUsize::new(0),
+            others: AtomicUsize::new(0),
             limit: AtomicUsize::new(usize::MAX),
         })
     }
@@ -244,7 +250,14 @@ impl PageHeap {
 
     /// Bytes that the heap keeps from the system, metadata included.
     pub fn committed(&self) -> Bytes {
-        Bytes(self.committed.load(Ordering::Relaxed) + self.map.committed() + self.registry.committed())
+        let words = [&self.committed, &self.page_tables, &self.others];
+        let counted: usize = words.into_iter().map(|word| word.load(Ordering::Relaxed)).sum();
+        Bytes(counted + self.map.committed() + self.registry.committed())
+    }
+
+    /// Says how much metadata there is to the right of this room: it counts for the limit.
+    pub fn set_other_metadata(&self, bytes: Bytes) {
+        self.others.store(bytes.0, Ordering::Relaxed);
     }
 
     /// The most bytes that the heap may commit.
@@ -607,6 +620,9 @@ impl<'a> Ground<'a> {
         }
         state.allocator.grow(first, chunks, self.ledger).map_err(refused)?;
         state.handed = ChunkId(first.0 + chunks);
+        let mut tables = 0;
+        state.allocator.for_each_table(|_, _, size| tables += size.0);
+        self.heap.page_tables.store(tables, Ordering::Relaxed);
         Ok(())
     }
 
