@@ -142,10 +142,9 @@ impl Pair {
     fn free(&mut self, n: usize, input: &mut Input<'_>) {
         let Some((page, held)) = self.pick(input) else { return };
         self.spans.remove(&page);
-        let untouched = if held.fresh { held.pages - held.touched } else { 0 };
         let (ground, cache) = self.ground(n);
         // SAFETY: the span is ours, and given up.
-        unsafe { ground.free(cache, held.id, Pages(untouched)) };
+        unsafe { ground.free(cache, held.id, Pages(held.touched)) };
         for at in [page, page + held.pages - 1] {
             let address = self.heap.region().address(PageId(at));
             assert!(self.heap.find(address).is_none(), "a freed span is found");
@@ -233,7 +232,7 @@ impl Pair {
             self.spans.remove(&page);
             let (ground, cache) = self.ground(0);
             // SAFETY: the span is ours, and given up.
-            unsafe { ground.free(cache, held.id, Pages(0)) };
+            unsafe { ground.free(cache, held.id, Pages(held.pages)) };
         }
         for n in 0..MUTATORS {
             let (ground, cache) = self.ground(n);

@@ -88,7 +88,7 @@ fn of_heap(ground: Ground, pages: Pages, held: usize) {
         }
         for id in spans.drain(..) {
             // SAFETY: the span is ours and nobody else has seen it. Its pages count as touched, as Go's do.
-            unsafe { ground.free(&mut cache, id, Pages(0)) };
+            unsafe { ground.free(&mut cache, id, pages) };
         }
     }
     ground.flush(&mut cache);
