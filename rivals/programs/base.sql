@@ -9,7 +9,7 @@ with recursive n(i, r) as (
     select 1, 12345 union all select i + 1, (r * 1103515245 + 12345) % 2147483648 from n where i < 60000)
 insert into person select i, printf('name-%d-%x', i, r), r % 500, 1940 + r % 80 from n;
 with recursive n(i, r) as (
-    select 1, 777 union all select i + 1, (r * 1103515245 + 12345) % 2147483648 from n where i < 200000)
+    select 1, 777 union all select i + 1, (r * 1103515245 + 12345) % 2147483648 from n where i < 150000)
 insert into visit select r % 60000 + 1, r % 977, r % 3650, hex(r) || '-' || i from n;
 commit;
 create index visit_person on visit (person, day);

@@ -14,14 +14,14 @@ def number(state=[1]):
 
 
 nodes = [Node("root", None)]
-for i in range(120_000):
+for i in range(50_000):
     parent = nodes[number() % len(nodes)]
     node = Node(f"node-{i:06}", parent)
     parent.children.append(node)
     nodes.append(node)
 
 cache = collections.OrderedDict()
-for i in range(300_000):
+for i in range(70_000):
     key = number() % 60_000
     cache[key] = (i, str(number()), [number()] * (i % 9))
     if len(cache) > 20_000:
@@ -34,7 +34,7 @@ for node in nodes:
         up, depth = up.parent, depth + 1
     counts[depth] += 1
 
-words = sorted(f"{number() % 50_000:x}" * (number() % 4 + 1) for _ in range(150_000))
+words = sorted(f"{number() % 50_000:x}" * (number() % 4 + 1) for _ in range(70_000))
 joined = " ".join(words).replace("1", "one").split("a")
 digest = hashlib.sha1(repr((sorted(counts.items()), len(joined), joined[:99], list(cache.items())[:99])).encode())
 print(len(nodes), len(cache), digest.hexdigest())

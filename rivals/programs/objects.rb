@@ -8,12 +8,12 @@ number = lambda do |limit|
 end
 
 cache = {}
-200_000.times do |i|
+100_000.times do |i|
   key = number.(20_000)
   cache[key] = Item.new("key-#{key}", "text #{i} " * (number.(12) + 1), Array.new(number.(30)) { |n| n * i })
   cache.shift if cache.size > 8_000
 end
-words = Array.new(120_000) { number.(1 << 40).to_s(36) * (number.(3) + 1) }
+words = Array.new(60_000) { number.(1 << 40).to_s(36) * (number.(3) + 1) }
 groups = words.group_by { |word| word[0, 2] }
 longest = groups.map { |head, list| [list.sum(&:size), head] }.max(20)
 lines = words.sort.each_slice(50).map { |slice| slice.join("-").gsub("a", "aa") }

@@ -19,7 +19,7 @@ const LIST: [(&str, &str); 17] = [
     ("exchange", "four threads free each other's batches"),
     ("server", "workers end and leave their blocks to their successors (after Larson)"),
     ("scratch", "small blocks of four threads written over and over (false sharing)"),
-    ("short-threads", "8,000 threads whose blocks outlive them"),
+    ("short-threads", "4,000 threads whose blocks outlive them"),
     ("realloc", "a thousand growing vectors and one of 256 MiB"),
     ("large-sparse", "64 KiB to 16 MiB, one byte in 64 KiB written"),
     ("large-full", "64 KiB to 16 MiB, all written"),

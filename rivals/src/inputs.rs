@@ -71,19 +71,19 @@ pub(crate) fn awk(folder: &Path) -> io::Result<()> {
     text(folder)
 }
 
-/// `text.txt`: 60,000 lines of ten words.
+/// `text.txt`: 36,000 lines of ten words.
 pub(crate) fn text(folder: &Path) -> io::Result<()> {
     let mut random = Sequence(1);
     let mut text = String::new();
-    (0..60_000).for_each(|_| line!(text, "{}", random.words(10)));
+    (0..36_000).for_each(|_| line!(text, "{}", random.words(10)));
     std::fs::write(folder.join("text.txt"), text)
 }
 
-/// `lines.txt`: 600,000 lines of a number and three words.
+/// `lines.txt`: 400,000 lines of a number and three words.
 pub(crate) fn lines(folder: &Path) -> io::Result<()> {
     let mut random = Sequence(2);
     let mut text = String::new();
-    (0..600_000).for_each(|_| line!(text, "{} {}", random.below(1 << 30), random.words(3)));
+    (0..400_000).for_each(|_| line!(text, "{} {}", random.below(1 << 30), random.words(3)));
     std::fs::write(folder.join("lines.txt"), text)
 }
 
@@ -119,7 +119,7 @@ pub(crate) fn xml(folder: &Path) -> io::Result<()> {
 
 /// `many.c` and `few.c`: functions with loops, switches and calls of each other.
 pub(crate) fn c(folder: &Path) -> io::Result<()> {
-    std::fs::write(folder.join("many.c"), functions(110))?;
+    std::fs::write(folder.join("many.c"), functions(70))?;
     std::fs::write(folder.join("few.c"), functions(250))
 }
 

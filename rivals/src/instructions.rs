@@ -6,7 +6,8 @@
 //! costs by itself; that is taken off. So a figure is: both functions and the two jumps of the PLT, per pair.
 //!
 //! Counts do not depend on the machine's load, so they can be *golden*: `--golden FILE` compares ours with the file
-//! and fails if one has grown; `--bless` writes the file.
+//! and fails if one has grown; `--bless` writes the file. Where the fast paths are all that runs, half an instruction
+//! is too much; where slower ones have a part, they are allowed a little.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -51,6 +52,10 @@ const PATTERNS: [(&str, &str); 4] = [
 
 /// Pairs of the two runs: multiples of the batch and of the ring.
 const PAIRS: [u64; 2] = [64_000, 192_000];
+
+/// Patterns in which some blocks come through slower paths, and by what part such a count may exceed the golden one.
+const MIXED: [&str; 2] = ["batch", "ring"];
+const MIXED_TOLERANCE: f64 = 0.05;
 
 /// What `c/nothing.c` spends on a pair, and the jumps of the PLT: in the driver's figure, and not the driver's.
 const NOTHING: f64 = 3.0;
@@ -190,7 +195,7 @@ fn read(text: &str) -> Result<Counts, String> {
     lines.map(|line| entry(line).ok_or_else(|| format!("golden file: cannot read `{line}`"))).collect()
 }
 
-/// Whether no count exceeds its golden one by more than `tolerance`. Says which do, and which have sunk, so that
+/// Whether no count exceeds its golden one by more than `tolerance`, or what mixed patterns are allowed. Says which do, and which have sunk, so that
 /// the file can follow.
 fn compare(golden: &Counts, found: &Counts, tolerance: f64) -> bool {
     let mut good = true;
@@ -199,6 +204,10 @@ fn compare(golden: &Counts, found: &Counts, tolerance: f64) -> bool {
             eprintln!("{pattern} {size}: {OURS} was not counted");
             good = false;
             continue;
+        };
+        let tolerance = match MIXED.contains(&pattern.as_str()) {
+            true => tolerance.max(bound * MIXED_TOLERANCE),
+            false => tolerance,
         };
         if *count > bound + tolerance {
             eprintln!("{pattern} {size}: {count:.1} instructions, golden are {bound:.1}");
@@ -232,5 +241,8 @@ mod tests {
         assert!(compare(&counts(40.0), &counts(30.0), 0.5));
         assert!(!compare(&counts(40.0), &counts(41.0), 0.5));
         assert!(!compare(&counts(40.0), &Counts::new(), 0.5));
+        let mixed = |of| Counts::from([(("ring".to_string(), 16), of)]);
+        assert!(compare(&mixed(100.0), &mixed(104.0), 0.5));
+        assert!(!compare(&mixed(100.0), &mixed(106.0), 0.5));
     }
 }

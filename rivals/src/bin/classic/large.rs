@@ -9,7 +9,7 @@ pub(crate) fn growth(divisor: usize) -> u64 {
     let mut random = Random::new(17);
     let mut vectors: Vec<(Block, usize)> = (0..1_000).map(|_| (Block::new(16), 16)).collect();
     let (mut huge, mut huge_size) = (Block::new(1 << 20), 1usize << 20);
-    let steps = 9_000_000 / divisor;
+    let steps = 4_000_000 / divisor;
     for step in 0..steps {
         let slot = random.below(vectors.len());
         let (block, size) = &mut vectors[slot];

@@ -130,7 +130,7 @@ pub(crate) fn zeroed(divisor: usize) -> u64 {
         _ => random.logarithmic(4, 10),
     };
     let mut slots: Vec<Block> = (0..1_000).map(|_| Block::zeroed(size(&mut random))).collect();
-    let steps = 1_500_000 / divisor;
+    let steps = 1_000_000 / divisor;
     for _ in 0..steps {
         let slot = random.below(slots.len());
         // Dirt, so that recycled memory is not zero by chance.

@@ -103,7 +103,7 @@ pub(crate) fn server(divisor: usize) -> u64 {
 /// free them, take their own of the same size and write them over and over.
 pub(crate) fn scratch(divisor: usize) -> u64 {
     const THREADS: usize = 4;
-    let rounds = 10_000 / divisor;
+    let rounds = 7_000 / divisor;
     let start = Barrier::new(THREADS);
     let gifts: Vec<Block> = (0..THREADS).map(|_| Block::new(24)).collect();
     thread::scope(|scope| {
@@ -125,10 +125,10 @@ pub(crate) fn scratch(divisor: usize) -> u64 {
     (THREADS * (rounds + 1)) as u64
 }
 
-/// 8,000 threads, four at a time, that each make 300 blocks of 16 B to 4 KiB, free half of them and end; the
+/// 4,000 threads, four at a time, that each make 300 blocks of 16 B to 4 KiB, free half of them and end; the
 /// main thread frees the rest afterwards, when the threads are gone.
 pub(crate) fn short_threads(divisor: usize) -> u64 {
-    let rounds = 2_000 / divisor;
+    let rounds = 1_000 / divisor;
     for round in 0..rounds {
         let workers: Vec<_> = (0..4)
             .map(|worker| {
