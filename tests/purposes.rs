@@ -385,7 +385,7 @@ fn more_heaps_than_a_thread_has_places_for() {
 }
 
 #[test]
-fn more_heaps_than_the_process_lists() {
+fn hundreds_of_heaps_at_once() {
     let small = Config { reserve: Bytes::mib(64), ..Config::default() };
     let heaps: Vec<_> = (0..300).map(|_| Heap::new(small).unwrap()).collect();
     for _ in 0..3 {

@@ -12,7 +12,7 @@
 //! The core is made in place in zeroed memory and torn down by whoever owns the heap, when no thread uses it any
 //! more. Mutators and caches are elements of tables and never move.
 
-use crate::base::sync::{AtomicBool, AtomicU64, Ordering};
+use crate::base::sync::{AtomicPtr, AtomicU64, Ordering};
 use crate::base::{Address, Bytes, Guard, Lock, PurposeId, Rank};
 use crate::block::{BlockCache, BlockCentral, Work};
 use crate::front::config::Config;
@@ -30,8 +30,8 @@ const MOST_MUTATORS: usize = 1 << 16;
 pub(crate) struct HeapCore {
     /// Unlike that of any other heap of this process, ever.
     pub(crate) serial: u64,
-    /// Whether the heap is in the list of those that threads can have mutators in.
-    pub(crate) listed: AtomicBool,
+    /// The next of the living heaps; guarded by their list.
+    pub(crate) next_living: AtomicPtr<HeapCore>,
     pub(crate) system: System,
     pub(crate) pages: PageHeap,
     pub(crate) central: BlockCentral,
@@ -198,7 +198,6 @@ impl HeapCore {
         let mutator = self.mutator(parked);
         let _local = mutator.local.lock();
         mutator.set_state(State::Attached);
-        mutator.purpose.set(crate::base::purpose::BLOCKS);
         self.central.inbox(parked).set_parked(false);
         Ok(mutator)
     }

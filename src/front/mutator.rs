@@ -47,8 +47,6 @@ pub(crate) struct Mutator {
     state: AtomicU32,
     /// The next parked mutator; guarded by the roster.
     pub(crate) next_parked: Cell<u32>,
-    /// What the thread's allocations without a purpose of their own are for.
-    pub(crate) purpose: Cell<PurposeId>,
     /// The caches by purpose. Written under `local`; read by the thread without it.
     caches: [Cell<*mut BlockCache>; MAX_PURPOSES],
     pub(crate) local: Lock<Local>,
@@ -75,7 +73,6 @@ impl Mutator {
             (&raw mut (*at).core).write(core);
             (&raw mut (*at).number).write(number);
             (&raw mut (*at).state).write(AtomicU32::new(State::Attached as u32));
-            (&raw mut (*at).purpose).write(Cell::new(crate::base::purpose::BLOCKS));
             (&raw mut (*at).local).write(Lock::new(Rank::Mutator, Local::default()));
         }
     }

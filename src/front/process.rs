@@ -17,7 +17,7 @@
 //! The words belong to the running thread. A cache is the thread's own while `mutator` names its owner.
 
 use crate::base::sync::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, Ordering};
-use crate::base::{Lock, PurposeId, Rank, purpose};
+use crate::base::{Lock, PurposeId, Rank};
 use crate::block::BlockCache;
 use crate::block::cache::{Block, Freed, Remote};
 use crate::front::config::{Config, OnMisuse};
@@ -27,7 +27,7 @@ use crate::front::heap::Heap;
 use crate::front::misuse::Misuse;
 use crate::front::mutator::Mutator;
 use crate::front::slow::NATURAL;
-use crate::front::tls;
+use crate::front::{threads, tls};
 use core::cell::UnsafeCell;
 use core::ffi::CStr;
 use core::mem::MaybeUninit;
@@ -227,8 +227,7 @@ pub(crate) fn purpose_of(heap: &Heap) -> PurposeId {
         // SAFETY: the words are this thread's.
         return unsafe { (*tls::words()).purpose() };
     }
-    let mutator = heap.mutator();
-    if heap.is_shared(mutator) { purpose::BLOCKS } else { mutator.purpose.get() }
+    threads::purpose(heap.core())
 }
 
 /// A thread's stay in a purpose's scope.
@@ -255,7 +254,7 @@ impl Drop for Scope<'_> {
 #[inline]
 fn change(heap: &Heap, purpose: PurposeId) -> PurposeId {
     if !is(heap) {
-        return change_elsewhere(heap, purpose);
+        return threads::set_purpose(heap.core(), purpose);
     }
     let words = tls::words();
     // SAFETY: the words are this thread's, and so is the mutator they name.
@@ -267,12 +266,6 @@ fn change(heap: &Heap, purpose: PurposeId) -> PurposeId {
         }
         before
     }
-}
-
-/// As [`change`], in a heap that is a value. The shared mutator is everybody's, so it has no scopes.
-fn change_elsewhere(heap: &Heap, purpose: PurposeId) -> PurposeId {
-    let mutator = heap.mutator();
-    if heap.is_shared(mutator) { purpose::BLOCKS } else { mutator.purpose.replace(purpose) }
 }
 
 /// Takes a small block from the thread's cache, or returns null: then [`allocate_rest`] is asked. A door that calls the

@@ -5,6 +5,7 @@
 //! takes the mutator's lock; the fast paths of the thread itself do not run meanwhile, because it is here.
 
 use crate::base::class::SizeClass;
+use crate::base::purpose::BLOCKS;
 use crate::base::sync::Ordering;
 use crate::base::{Address, Bytes, Exhausted, PAGE_SIZE, PurposeId, Scarce};
 use crate::block::body::{BlockSpan, FreeBlock, LARGE, Phase, mark};
@@ -140,7 +141,7 @@ impl HeapCore {
                     LargeFault::Double => self.misuse(pointer, Fault::DoubleFree),
                 });
             }
-            self.prepare(mutator, mutator.purpose.get());
+            self.prepare(mutator);
             (*block).mark = mark(self.key(), block);
             let memory = self.pages.region().page_pointer(found.span.page());
             let place = (pointer.addr() - memory.addr()) / NATURAL;
@@ -152,11 +153,11 @@ impl HeapCore {
     }
 
     /// Sees to it that the mutator's thread has a cache to free with, and that it knows how far the heap reaches.
-    fn prepare(&self, mutator: &Mutator, purpose: PurposeId) {
+    fn prepare(&self, mutator: &Mutator) {
         let mut local = mutator.local.lock();
         let work = self.work(mutator, &mut local);
         // Without memory for a cache, the next free comes here again.
-        let _ = self.cache_of(mutator, purpose, work.ground);
+        let _ = self.cache_of(mutator, BLOCKS, work.ground);
         for cache in mutator.caches() {
             // SAFETY: the mutator's lock is held, and its thread is this one or there is none.
             unsafe { (*cache).refresh(work.ground) };

@@ -8,8 +8,9 @@
 //! A place in a thread's list is believed only while its heap is known to live: by a caller who holds the heap, or
 //! because it is listed and the list is locked.
 
+use crate::base::purpose::BLOCKS;
 use crate::base::sync::Ordering;
-use crate::base::{Lock, Rank};
+use crate::base::{Lock, PurposeId, Rank};
 use crate::front::core::HeapCore;
 use crate::front::mutator::Mutator;
 use core::cell::{Cell, UnsafeCell};
@@ -23,10 +24,13 @@ const MOST: usize = 16;
 struct Place {
     serial: u64,
     core: *const HeapCore,
+    /// Null until the thread has attached itself, which the system may refuse for a while.
     mutator: *const Mutator,
+    /// The purpose of the scope that the thread is in.
+    purpose: PurposeId,
 }
 
-const NOWHERE: Place = Place { serial: 0, core: ptr::null(), mutator: ptr::null() };
+const NOWHERE: Place = Place { serial: 0, core: ptr::null(), mutator: ptr::null(), purpose: BLOCKS };
 
 struct Places(UnsafeCell<[Place; MOST]>, Cell<usize>);
 
@@ -34,69 +38,105 @@ thread_local! {
     static PLACES: Places = const { Places(UnsafeCell::new([NOWHERE; MOST]), Cell::new(0)) };
 }
 
-/// The living heaps that are values, linked through this list's own nodes in their cores.
-struct Living([(u64, usize); 256], usize);
+/// The first of the living heaps that are values; each names the next in its core.
+struct Living(*const HeapCore);
 
-static LIVING: Lock<Living> = Lock::new(Rank::Heaps, Living([(0, 0); 256], 0));
+// SAFETY: heaps are shared by threads, and the list is walked under its lock only.
+unsafe impl Send for Living {}
 
-/// Notes that a heap exists, in the list and in the heap. In a process with more heaps than the list holds, the
-/// threads work through the shared mutators of those beyond it, for nobody could park others there.
+static LIVING: Lock<Living> = Lock::new(Rank::Heaps, Living(ptr::null()));
+
+impl Living {
+    /// The heaps in the list.
+    fn iter(&self) -> impl Iterator<Item = &HeapCore> {
+        let mut at = self.0;
+        core::iter::from_fn(move || {
+            // SAFETY: a heap is taken out of the list before it goes, and the list is locked.
+            let core = unsafe { at.as_ref() }?;
+            at = core.next_living.load(Ordering::Relaxed);
+            Some(core)
+        })
+    }
+
+    fn has(&self, serial: u64) -> bool {
+        self.iter().any(|core| core.serial == serial)
+    }
+}
+
+/// Notes that a heap exists.
 pub(crate) fn announce(core: &HeapCore) {
     let mut living = LIVING.lock();
-    let count = living.1;
-    if count < living.0.len() {
-        living.0[count] = (core.serial, ptr::from_ref(core).addr());
-        living.1 += 1;
-        core.listed.store(true, Ordering::Relaxed);
-    }
+    core.next_living.store(living.0.cast_mut(), Ordering::Relaxed);
+    living.0 = core;
 }
 
 /// Notes that a heap is about to go.
 pub(crate) fn withdraw(core: &HeapCore) {
     let mut living = LIVING.lock();
-    let count = living.1;
-    if let Some(at) = living.0[..count].iter().position(|&(serial, _)| serial == core.serial) {
-        living.0[at] = living.0[count - 1];
-        living.1 -= 1;
+    let next = core.next_living.load(Ordering::Relaxed);
+    if ptr::eq(living.0, core) {
+        living.0 = next;
+    } else if let Some(before) =
+        living.iter().find(|before| ptr::eq(before.next_living.load(Ordering::Relaxed), core))
+    {
+        before.next_living.store(next, Ordering::Relaxed);
     }
 }
 
 /// The calling thread's mutator in a heap, or the shared one.
 pub(crate) fn mutator(core: &HeapCore) -> &Mutator {
-    if !core.listed.load(Ordering::Relaxed) {
-        return core.shared_mutator();
-    }
-    PLACES
-        .try_with(|places| {
-            // SAFETY: the list is this thread's, and nothing below comes back here.
-            let list = unsafe { &mut *places.0.get() };
-            let count = places.1.get();
-            if let Some(place) = list[..count].iter().find(|place| place.serial == core.serial) {
-                // SAFETY: the serial is the living heap's, so its mutators live.
-                return Some(unsafe { &*place.mutator });
+    with_place(core, |place| {
+        if place.mutator.is_null() {
+            place.mutator = core.attach().ok()?;
+        }
+        // SAFETY: the place is the living heap's, so its mutators live.
+        Some(unsafe { &*place.mutator })
+    })
+    .flatten()
+    .unwrap_or_else(|| core.shared_mutator())
+}
+
+/// The purpose of the scope that the calling thread is in.
+pub(crate) fn purpose(core: &HeapCore) -> PurposeId {
+    with_place(core, |place| place.purpose).unwrap_or(BLOCKS)
+}
+
+/// Enters or leaves a scope. Returns the purpose of the one before.
+pub(crate) fn set_purpose(core: &HeapCore, purpose: PurposeId) -> PurposeId {
+    with_place(core, |place| core::mem::replace(&mut place.purpose, purpose)).unwrap_or(BLOCKS)
+}
+
+/// Hands out the calling thread's place in a heap, if it has one or there is room for one.
+fn with_place<T>(core: &HeapCore, work: impl FnOnce(&mut Place) -> T) -> Option<T> {
+    let place = |places: &Places| {
+        // SAFETY: the list is this thread's, and nothing below comes back here.
+        let list = unsafe { &mut *places.0.get() };
+        let count = places.1.get();
+        let slot = match list[..count].iter().position(|place| place.serial == core.serial) {
+            Some(slot) => slot,
+            None => {
+                let slot = if count < MOST { count } else { dead_place(list)? };
+                list[slot] = Place { serial: core.serial, core, ..NOWHERE };
+                places.1.set(count.max(slot + 1));
+                slot
             }
-            let slot = if count < MOST { count } else { dead_place(list)? };
-            let mutator = core.attach().ok()?;
-            list[slot] = Place { serial: core.serial, core, mutator };
-            places.1.set(count.max(slot + 1));
-            Some(mutator)
-        })
-        .ok()
-        .flatten()
-        .unwrap_or_else(|| core.shared_mutator())
+        };
+        Some(work(&mut list[slot]))
+    };
+    PLACES.try_with(place).ok().flatten()
 }
 
 /// A place whose heap is gone.
 fn dead_place(list: &[Place; MOST]) -> Option<usize> {
     let living = LIVING.lock();
-    list.iter().position(|place| !living.0[..living.1].iter().any(|&(serial, _)| serial == place.serial))
+    list.iter().position(|place| !living.has(place.serial))
 }
 
 impl Drop for Places {
     fn drop(&mut self) {
         let living = LIVING.lock();
         for place in &self.0.get_mut()[..self.1.get()] {
-            if living.0[..living.1].iter().any(|&(serial, _)| serial == place.serial) {
+            if living.has(place.serial) && !place.mutator.is_null() {
                 // SAFETY: the heap is listed and cannot go while the list is locked; this thread ends and does
                 // not use its mutator again.
                 unsafe { (*place.core).park(&*place.mutator) };
