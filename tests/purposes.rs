@@ -7,9 +7,9 @@ use spanheap::{Bytes, Config, Heap, Purpose, Scarce};
 use std::alloc::Layout;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
-use std::sync::Barrier;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::mpsc::channel;
+use std::sync::{Barrier, Mutex};
 use std::thread;
 
 fn heap() -> Heap {
@@ -306,13 +306,18 @@ fn a_heaps_limit_refuses_and_recovers() {
 
 #[test]
 fn two_heaps_on_the_same_threads_do_not_mix() {
+    const THREADS: usize = 3;
     let heaps = [heap(), heap()];
     let purposes = heaps.each_ref().map(|heap| heap.declare("same-name").unwrap());
+    // What is booked where is seen by one thread at a time, while the others rest.
+    let (ready, seen, alone) = (Barrier::new(THREADS), Barrier::new(THREADS), Mutex::new(()));
     thread::scope(|scope| {
-        for _ in 0..3 {
+        for _ in 0..THREADS {
             scope.spawn(|| {
                 let blocks =
                     heaps.each_ref().map(|heap| (0..500).map(|i| block(heap, i * 10)).collect::<Vec<_>>());
+                ready.wait();
+                let guard = alone.lock().unwrap();
                 purposes[0].scope(|| {
                     assert_eq!(booked(&heaps[1], &[heaps[1].blocks(), purposes[1]]), Some(0));
                     purposes[1].scope(|| {
@@ -320,6 +325,8 @@ fn two_heaps_on_the_same_threads_do_not_mix() {
                         assert_eq!(booked(&heaps[1], &[heaps[1].blocks(), purposes[1]]), Some(1));
                     });
                 });
+                drop(guard);
+                seen.wait();
                 // SAFETY: the block is the other heap's, which this one refuses.
                 let misuse = unsafe { heaps[0].free(blocks[1][3].0) }.unwrap_err();
                 assert!(misuse.to_string().contains("is not in this heap"), "{misuse}");
