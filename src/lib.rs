@@ -3,6 +3,8 @@
 
 pub mod base;
 pub mod block;
+#[cfg(all(not(loom), any(feature = "metrics", feature = "prometheus-client")))]
+pub mod export;
 #[cfg(not(loom))]
 pub mod front;
 pub mod os;
@@ -12,7 +14,7 @@ pub mod stats;
 
 pub use base::{Bytes, Exhausted, Pages, Scarce};
 #[cfg(not(loom))]
-pub use front::{CheckError, Collected, Config, Fault, Heap, ManualSpan, Misuse, Purpose, SpanHeap};
+pub use front::{CheckError, Collected, Config, Fault, Heap, ManualSpan, Metrics, Misuse, Purpose, SpanHeap};
 pub use stats::Snapshot;
 
 /// The front page's example is a test.

@@ -6,7 +6,9 @@ use spanheap::base::purpose::{BUILT_IN, GoWord};
 use spanheap::base::{Bytes, PurposeId, PurposeName};
 use spanheap::stats::memstats::FIELDS;
 use spanheap::stats::names::{self, Kind, METRICS};
-use spanheap::stats::{Account, Books, ClassEvent, Identity, PurposeBook, Resident, Snapshot};
+use spanheap::stats::{
+    Account, Books, ClassEvent, Identity, MetricValues, PurposeBook, Resident, Snapshot, Value,
+};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::fmt;
@@ -73,11 +75,7 @@ fn gos_words_are_those_of_the_code() {
 
 #[test]
 fn metrics_are_those_of_the_code() {
-    let kind = |kind| match kind {
-        Kind::Gauge => "gauge",
-        Kind::Cumulative => "cumulative",
-    };
-    let wanted: Vec<_> = METRICS.iter().map(|metric| (metric.name, kind(metric.kind))).collect();
+    let wanted: Vec<_> = METRICS.iter().map(|metric| (metric.name, metric.kind.name())).collect();
     let found = column("Metrics", 0, 0).into_iter().zip(column("Metrics", 0, 1));
     assert_eq!(found.collect::<Vec<_>>(), wanted);
 }
@@ -114,6 +112,62 @@ fn json_keys_are_those_of_the_code() {
         let written: Vec<_> = of.as_object().unwrap().keys().map(String::as_str).collect();
         assert_eq!(documented, written, "{heading}");
     }
+}
+
+/// The iterator and the visitor tell the same; histograms agree with the rows of their sizes; each value is of its row's
+/// kind.
+#[test]
+fn metrics_come_one_after_the_other() {
+    let snapshot = snapshot();
+    let mut visited = Vec::new();
+    let visit = |sample: names::Sample<'_>| {
+        visited.push((sample.name.to_owned(), sample.label.to_owned(), sample.value));
+        Ok(())
+    };
+    names::visit(&snapshot, visit).unwrap();
+    let mut walked = Vec::new();
+    for figure in MetricValues::of(&snapshot) {
+        match figure.value {
+            Value::Number(value) => {
+                walked.push((figure.name().to_owned(), figure.label().to_owned(), value));
+                assert_ne!(figure.metric.kind, Kind::Histogram);
+                assert_eq!(figure.label().is_empty(), figure.metric.label().is_none(), "{}", figure.name());
+            }
+            Value::Histogram(sizes) => {
+                assert_eq!((figure.metric.kind, figure.metric.unit()), (Kind::Histogram, "bytes"));
+                let rows = figure.name().replace(":bytes", "/");
+                let row = |size: Option<u32>| {
+                    let size = size.map_or("large".to_owned(), |size| size.to_string());
+                    let row = visited.iter().find(|(name, ..)| *name == format!("{rows}{size}:blocks"));
+                    row.map_or(0, |(_, _, value)| *value)
+                };
+                sizes.buckets().for_each(|(size, count)| assert_eq!(count, row(size), "{rows}{size:?}"));
+                assert_eq!(sizes.count(), sizes.buckets().map(|(_, count)| count).sum::<i64>());
+                let bounds: Vec<_> = sizes.buckets().map(|(size, _)| size.unwrap_or(u32::MAX)).collect();
+                assert!(bounds.is_sorted() && bounds.last() == Some(&u32::MAX));
+            }
+        }
+    }
+    assert_eq!(walked, visited);
+    let total: i64 =
+        walked.iter().filter(|(name, ..)| name.starts_with("/memory/accounts/")).map(|v| v.2).sum();
+    assert_eq!(total, 0);
+}
+
+/// The spelling for Prometheus: letters, digits and underscores, and no two rows share a name.
+#[test]
+fn prometheus_names_are_valid_and_unlike() {
+    let mut names: Vec<_> =
+        METRICS.iter().map(|metric| metric.prometheus_name().as_str().to_owned()).collect();
+    assert!(names.contains(&"spanheap_memory_purpose_soft_limit_events".to_owned()));
+    assert!(names.contains(&"spanheap_memory_classes_heap_free_bytes".to_owned()));
+    for name in &names {
+        assert!(name.chars().all(|c| c.is_ascii_lowercase() || c == '_'), "{name}");
+    }
+    let count = names.len();
+    names.sort_unstable();
+    names.dedup();
+    assert_eq!(names.len(), count);
 }
 
 /// Every backquoted metric in the prose, too, is one that exists.
@@ -192,6 +246,7 @@ fn checking_visiting_and_printing_allocate_nothing() {
         snapshot.write_table(&mut sink).unwrap();
         snapshot.write_xml(&mut sink).unwrap();
         names::visit(&snapshot, |sample| fmt::Write::write_str(&mut sink, sample.name)).unwrap();
+        MetricValues::of(&snapshot).for_each(|figure| sink.0 += figure.name().len());
         // Once more with books that do not balance.
         snapshot.purposes[spanheap::base::purpose::BLOCKS.index()].peak = Bytes::ZERO;
     }

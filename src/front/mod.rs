@@ -22,6 +22,7 @@ pub mod environment;
 pub mod global;
 pub mod heap;
 pub mod manual;
+pub mod metrics;
 pub mod misuse;
 pub(crate) mod mutator;
 pub mod process;
@@ -37,6 +38,7 @@ pub use config::Config;
 pub use global::SpanHeap;
 pub use heap::Heap;
 pub use manual::ManualSpan;
+pub use metrics::Metrics;
 pub use misuse::{Fault, Misuse};
 pub use purpose::{Collected, Purpose};
 

@@ -8,7 +8,7 @@
 //!   shards ── Books::read ──▶ Figures ┐
 //!   purposes: peaks, limits ──────────┼─▶ Snapshot ─┬─▶ check: the identities below
 //!   the kernel's page map ────────────┘             ├─▶ MemStats, MemoryClasses: Go's words
-//!                                                   ├─▶ names: the metrics
+//!                                                   ├─▶ names, values: the metrics
 //!                                                   └─▶ print: JSON, table, XML
 //! ```
 //!
@@ -50,6 +50,7 @@ pub mod names;
 mod print;
 pub mod shard;
 pub mod snapshot;
+pub mod values;
 
 #[cfg(all(test, not(loom)))]
 mod tests;
@@ -59,3 +60,4 @@ pub use check::{Identity, Imbalance};
 pub use ledger::{BookShard, Books, ClassEvent, Entry, Figures, Ledger, SharedLedger};
 pub use memstats::{MemStats, MemoryClasses};
 pub use snapshot::{PurposeBook, PurposeFigures, Resident, Snapshot};
+pub use values::{Histogram, MetricValue, MetricValues, Value};

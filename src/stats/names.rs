@@ -4,24 +4,38 @@
 //! is Go's; ours have the same shape. A row may stand for several metrics, one for each purpose, account or size
 //! class: `NAME` or `SIZE` in its name is then replaced.
 //!
-//! [`visit`] gives every metric of a snapshot with its value. Nothing is allocated: names are built in a buffer on
-//! the stack, and lent.
+//! [`MetricValues`](super::MetricValues) gives every metric of a snapshot with its value. Nothing is allocated: a name is built
+//! in a buffer of its own. [`visit`] does the same for those whose value is one number.
 
 use super::account::Account;
 use super::ledger::ClassEvent;
 use super::memstats::MemoryClasses;
 use super::snapshot::{ClassFigures, PurposeFigures, Resident, Snapshot};
+use super::values::{MetricValues, Value};
 use crate::base::Bytes;
 use crate::base::purpose::{GoWord, MAX_NAME};
-use core::fmt::{self, Display, Write};
+use core::fmt::{self, Write};
 
-/// Whether a figure may fall.
+/// What sort of value a figure has.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
-    /// It rises and falls.
+    /// A number that rises and falls.
     Gauge,
-    /// It only rises.
+    /// A number that only rises.
     Cumulative,
+    /// How often each size occurred; each count only rises.
+    Histogram,
+}
+
+impl Kind {
+    /// The kind's name, as the documentation has it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Kind::Gauge => "gauge",
+            Kind::Cumulative => "cumulative",
+            Kind::Histogram => "histogram",
+        }
+    }
 }
 
 /// A row of the table.
@@ -32,16 +46,17 @@ pub struct Metric {
     pub kind: Kind,
     /// What it is, in one line.
     pub about: &'static str,
-    values: Values,
+    pub(super) values: Values,
 }
 
 /// How a row's values follow from a snapshot. A value of `None` is not known, and the metric is left out.
-enum Values {
+pub(super) enum Values {
     One(fn(&Snapshot) -> Option<i64>),
     Class(fn(&MemoryClasses) -> i64),
     EachAccount(fn(&Snapshot, Account) -> Option<i64>),
     EachPurpose(fn(&PurposeFigures) -> Option<i64>),
     EachSize(fn(&ClassFigures) -> i64),
+    Sizes(ClassEvent),
 }
 
 /// One metric of one snapshot.
@@ -60,8 +75,11 @@ pub struct Sample<'a> {
 /// The longest name of a metric, in bytes.
 pub const MAX_METRIC_NAME: usize = MAX_NAME + 48;
 
-use Kind::{Cumulative, Gauge};
-use Values::{Class, EachAccount, EachPurpose, EachSize, One};
+/// What every name begins with where it is spelled for Prometheus.
+const PREFIX: &str = "spanheap";
+
+use Kind::{Cumulative, Gauge, Histogram};
+use Values::{Class, EachAccount, EachPurpose, EachSize, One, Sizes};
 
 const fn metric(name: &'static str, kind: Kind, values: Values, about: &'static str) -> Metric {
     Metric { name, kind, about, values }
@@ -96,7 +114,7 @@ pub static METRICS: &[Metric] = &[
 
     metric("/memory/purpose/NAME/inuse:bytes",             Gauge,      EachPurpose(|p| Some(p.inuse)),                     "bytes of the purpose's spans"),
     metric("/memory/purpose/NAME/spans:spans",             Gauge,      EachPurpose(|p| Some(p.spans)),                     "the purpose's spans"),
-    metric("/memory/purpose/NAME/peak:bytes",              Cumulative, EachPurpose(|p| Some(p.book.peak.0 as i64)),        "the most bytes that it ever had in use"),
+    metric("/memory/purpose/NAME/peak:bytes",              Gauge,      EachPurpose(|p| Some(p.book.peak.0 as i64)),        "the most bytes that it ever had in use"),
     metric("/memory/purpose/NAME/allocated:bytes",         Cumulative, EachPurpose(|p| Some(p.allocated)),                 "bytes of spans ever allocated for it"),
     metric("/memory/purpose/NAME/freed:bytes",             Cumulative, EachPurpose(|p| Some(p.freed)),                     "bytes of spans ever freed from it"),
     metric("/memory/purpose/NAME/soft-limit:bytes",        Gauge,      EachPurpose(|p| bytes(p.book.soft_limit)),          "bytes at which the program is told, if there is a soft limit"),
@@ -110,6 +128,8 @@ pub static METRICS: &[Metric] = &[
     metric("/blocks/small/inuse:bytes",          Gauge,      One(|s| Some(s.small_block_bytes())),           "bytes of the blocks in use that share a span with others"),
     metric("/blocks/allocs-by-size/SIZE:blocks", Cumulative, EachSize(|c| c.allocated),                      "blocks of a size handed out; `large` have a span to themselves"),
     metric("/blocks/frees-by-size/SIZE:blocks",  Cumulative, EachSize(|c| c.freed),                          "blocks of a size given back"),
+    metric("/blocks/allocs-by-size:bytes",       Histogram,  Sizes(ClassEvent::Allocated),                   "sizes of the blocks handed out, by size class"),
+    metric("/blocks/frees-by-size:bytes",        Histogram,  Sizes(ClassEvent::Freed),                       "sizes of the blocks given back, by size class"),
 ];
 
 fn bytes(amount: Option<Bytes>) -> Option<i64> {
@@ -132,77 +152,69 @@ impl Metric {
         self.name.split_once(':').map_or("", |(_, unit)| unit)
     }
 
-    /// Visits the row's samples.
-    ///
-    /// # Errors
-    /// The first that `with` returns; the visit ends there.
-    pub fn visit(
-        &'static self,
-        snapshot: &Snapshot,
-        mut with: impl FnMut(Sample<'_>) -> fmt::Result,
-    ) -> fmt::Result {
-        let single = |value| Sample { metric: self, name: self.name, label: "", value };
-        match &self.values {
-            One(value) => value(snapshot).map_or(Ok(()), |value| with(single(value))),
-            Class(value) => with(single(value(&snapshot.memory_classes()))),
-            EachAccount(value) => snapshot.accounts().try_for_each(|account| {
-                let Some(value) = value(snapshot, account) else { return Ok(()) };
-                self.labelled(&snapshot.account_name(account), value, &mut with)
-            }),
-            EachPurpose(value) => snapshot.purposes().try_for_each(|purpose| {
-                let Some(value) = value(&purpose) else { return Ok(()) };
-                self.labelled(&purpose.book.name, value, &mut with)
-            }),
-            EachSize(value) => {
-                let mut used = snapshot.classes().filter(ClassFigures::is_used);
-                used.try_for_each(|class| match class.size {
-                    Some(size) => self.labelled(&size, value(&class), &mut with),
-                    None => self.labelled(&"large", value(&class), &mut with),
-                })
-            }
+    /// What the placeholder in the name stands for, if it has one.
+    pub fn label(&self) -> Option<&'static str> {
+        match self.values {
+            One(_) | Class(_) | Sizes(_) => None,
+            EachAccount(_) => Some("account"),
+            EachPurpose(_) => Some("purpose"),
+            EachSize(_) => Some("size"),
         }
     }
 
-    /// Builds the name around a label.
-    fn labelled(
-        &'static self,
-        label: &impl Display,
-        value: i64,
-        with: &mut impl FnMut(Sample<'_>) -> fmt::Result,
-    ) -> fmt::Result {
-        let mut name = Text::<MAX_METRIC_NAME>::new();
-        let place = self.name.find("NAME").or(self.name.find("SIZE")).unwrap_or(self.name.len());
-        write!(name, "{}{label}", &self.name[..place])?;
-        let label = place..name.as_str().len();
-        // Both placeholders have four letters.
-        name.write_str(self.name.get(place + 4..).unwrap_or(""))?;
-        with(Sample { metric: self, name: name.as_str(), label: &name.as_str()[label], value })
+    /// The name as Prometheus spells it: `spanheap_memory_purpose_inuse_bytes`. What stands for the placeholder
+    /// becomes a label under the name that [`Metric::label`] says. A unit that the name says already is not repeated.
+    pub fn prometheus_name(&self) -> MetricName {
+        let (path, unit) = self.name.split_once(':').unwrap_or((self.name, ""));
+        let unit = if path.ends_with(unit) { "" } else { unit };
+        let parts = path.split('/').chain([unit]).filter(|part| !matches!(*part, "" | "NAME" | "SIZE"));
+        let mut name = MetricName::new();
+        let written = name.write_str(PREFIX).and_then(|()| {
+            let mut words = parts.flat_map(|part| part.split('-'));
+            words.try_for_each(|word| write!(name, "_{word}"))
+        });
+        debug_assert!(written.is_ok(), "{} does not fit", self.name);
+        name
     }
 }
 
-/// Visits every metric that the snapshot has a value for, row by row.
+/// Visits every metric that the snapshot has one number for, row by row. What a histogram holds is visited as the rows
+/// of its sizes.
 ///
 /// # Errors
 /// The first that `with` returns; the visit ends there.
 pub fn visit(snapshot: &Snapshot, mut with: impl FnMut(Sample<'_>) -> fmt::Result) -> fmt::Result {
-    METRICS.iter().try_for_each(|metric| metric.visit(snapshot, &mut with))
+    MetricValues::of(snapshot).try_for_each(|of| match of.value {
+        Value::Number(value) => with(Sample { metric: of.metric, name: of.name(), label: of.label(), value }),
+        Value::Histogram(_) => Ok(()),
+    })
 }
 
+/// A metric's name, or a part of it.
+pub type MetricName = Text<MAX_METRIC_NAME>;
+
 /// Text in a buffer of its own. What does not fit is an error.
-pub(super) struct Text<const N: usize> {
+#[derive(Clone, Copy)]
+pub struct Text<const N: usize> {
     length: usize,
     text: [u8; N],
 }
 
 impl<const N: usize> Text<N> {
     /// No text.
-    pub(super) const fn new() -> Text<N> {
+    pub const fn new() -> Text<N> {
         Text { length: 0, text: [0; N] }
     }
 
     /// The text.
-    pub(super) fn as_str(&self) -> &str {
+    pub fn as_str(&self) -> &str {
         core::str::from_utf8(&self.text[..self.length]).unwrap_or("")
+    }
+}
+
+impl<const N: usize> Default for Text<N> {
+    fn default() -> Text<N> {
+        Text::new()
     }
 }
 
