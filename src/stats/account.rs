@@ -46,17 +46,23 @@ pub enum MetadataKind {
     PageSummaries,
     /// Mutators: their caches, and their shards of the books.
     Mutators,
+    /// What is known of collected objects: which are reached, which slots are free.
+    ObjectMarks,
+    /// Where the pointers of collected objects are.
+    PointerBits,
     /// The heap itself, and what is never freed before it.
     Permanent,
 }
 
 /// All kinds of metadata, by number.
-pub const METADATA_KINDS: [MetadataKind; 6] = [
+pub const METADATA_KINDS: [MetadataKind; 8] = [
     MetadataKind::SpanRecords,
     MetadataKind::SpanMap,
     MetadataKind::PageBitmaps,
     MetadataKind::PageSummaries,
     MetadataKind::Mutators,
+    MetadataKind::ObjectMarks,
+    MetadataKind::PointerBits,
     MetadataKind::Permanent,
 ];
 
@@ -74,6 +80,8 @@ impl MetadataKind {
             MetadataKind::PageBitmaps => "metadata/page-bitmaps",
             MetadataKind::PageSummaries => "metadata/page-summaries",
             MetadataKind::Mutators => "metadata/mutators",
+            MetadataKind::ObjectMarks => "metadata/object-marks",
+            MetadataKind::PointerBits => "metadata/pointer-bits",
             MetadataKind::Permanent => "metadata/permanent",
         }
     }

@@ -10,7 +10,7 @@
 //! | spans of a purpose | the purpose's [`GoWord`]: HeapInuse, StackInuse, GCSys or OtherSys | heap/objects + heap/unused, heap/stacks, metadata/other, other |
 //! | span records | MSpanSys | metadata/mspan/inuse |
 //! | mutators | MCacheSys | metadata/mcache/inuse |
-//! | span map, bitmaps, summaries, span sets | GCSys | metadata/other |
+//! | span map, bitmaps, summaries, marks, pointer bits | GCSys | metadata/other |
 //! | permanent | OtherSys | other |
 //!
 //! **Manual memory does not count as heap.** `Heap…`, `Alloc`, `Mallocs` and their kin speak of collected objects,
@@ -152,7 +152,11 @@ fn word(account: Account) -> Option<Word> {
         Account::Metadata(kind) => match kind {
             MetadataKind::SpanRecords => Word::MSpan,
             MetadataKind::Mutators => Word::MCache,
-            MetadataKind::SpanMap | MetadataKind::PageBitmaps | MetadataKind::PageSummaries => Word::Gc,
+            MetadataKind::SpanMap
+            | MetadataKind::PageBitmaps
+            | MetadataKind::PageSummaries
+            | MetadataKind::ObjectMarks
+            | MetadataKind::PointerBits => Word::Gc,
             MetadataKind::Permanent => Word::Other,
         },
     })

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 /// The rooms, from left to right.
-pub(crate) const ROOMS: [&str; 7] = ["base", "stats", "os", "page", "span", "block", "front"];
+pub(crate) const ROOMS: [&str; 8] = ["base", "stats", "os", "page", "span", "block", "object", "front"];
 
 /// Calls of the system outside `os`: the file, and what it may call.
 pub(crate) const SYSTEM_CALLS: &[(&str, &[&str])] = &[
