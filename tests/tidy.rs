@@ -24,6 +24,7 @@ use std::process::Command;
 #[rustfmt::skip]
 const UNSAFE: &[&str] = &[
     "cli/src/target.rs",
+    "examples/service/src/refused.rs",
     "malloc/src/lib.rs", "malloc/src/lifecycle.rs", "malloc/src/statistics.rs",
     "src/base/rank.rs",
     "src/block/body.rs", "src/block/cache.rs", "src/block/central.rs", "src/block/check.rs", "src/block/large.rs",
