@@ -5,11 +5,15 @@
 pub mod block_model;
 #[doc(hidden)]
 pub mod input;
+#[path = "../../src/object/program/model.rs"]
+#[doc(hidden)]
+pub mod program_model;
 
 pub mod base;
 pub mod block;
 pub mod front;
 pub mod os;
 pub mod page;
+pub mod program;
 pub mod span;
 pub mod stats;

@@ -40,6 +40,11 @@ fn page() {
 }
 
 #[test]
+fn program() {
+    run(2000, 60, spanheap_fuzz::program::fuzz);
+}
+
+#[test]
 fn span() {
     run(60, 800, spanheap_fuzz::span::fuzz);
 }

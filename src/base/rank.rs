@@ -31,6 +31,8 @@ pub enum Rank {
     Mutator,
     /// The names and limits of the declared purposes.
     Purposes,
+    /// The registration of shapes of objects.
+    Shapes,
     /// The page heap: which pages are free.
     Pages,
     /// Metadata that is handed out piece by piece: pools and permanent memory.

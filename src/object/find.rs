@@ -23,8 +23,9 @@
 
 use super::Objects;
 use super::class;
-use super::kind::{ShapeId, SpanClass, SpanKind};
+use super::kind::{SpanClass, SpanKind};
 use super::meta::PageMeta;
+use super::shape::ShapeId;
 use crate::base::sync::Ordering;
 use crate::base::{Address, Bytes, PAGE_SIZE, PageId};
 use crate::span::SpanId;

@@ -31,18 +31,6 @@ pub enum SpanKind {
     Headed = 3,
 }
 
-/// The number of a shape: where the pointers of an object are.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-#[repr(transparent)]
-pub struct ShapeId(pub u32);
-
-impl ShapeId {
-    /// No pointers; also "not known yet".
-    pub const PLAIN: ShapeId = ShapeId(0);
-    /// Any word may be a pointer.
-    pub const WORDS: ShapeId = ShapeId(1);
-}
-
 /// What a page holds. Of the codes of size classes this is the *span class*: kind and size of a span's objects.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[repr(transparent)]

@@ -52,10 +52,14 @@ pub enum MetadataKind {
     PointerBits,
     /// The heap itself, and what is never freed before it.
     Permanent,
+    /// What collected objects look like.
+    Shapes,
+    /// What hangs on collected objects: finalizers, weak references, ephemerons, pins.
+    Attachments,
 }
 
 /// All kinds of metadata, by number.
-pub const METADATA_KINDS: [MetadataKind; 8] = [
+pub const METADATA_KINDS: [MetadataKind; 10] = [
     MetadataKind::SpanRecords,
     MetadataKind::SpanMap,
     MetadataKind::PageBitmaps,
@@ -64,6 +68,8 @@ pub const METADATA_KINDS: [MetadataKind; 8] = [
     MetadataKind::ObjectMarks,
     MetadataKind::PointerBits,
     MetadataKind::Permanent,
+    MetadataKind::Shapes,
+    MetadataKind::Attachments,
 ];
 
 /// Accounts that exist whatever purposes there are.
@@ -83,6 +89,8 @@ impl MetadataKind {
             MetadataKind::ObjectMarks => "metadata/object-marks",
             MetadataKind::PointerBits => "metadata/pointer-bits",
             MetadataKind::Permanent => "metadata/permanent",
+            MetadataKind::Shapes => "metadata/shapes",
+            MetadataKind::Attachments => "metadata/attachments",
         }
     }
 }

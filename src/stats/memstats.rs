@@ -156,7 +156,9 @@ fn word(account: Account) -> Option<Word> {
             | MetadataKind::PageBitmaps
             | MetadataKind::PageSummaries
             | MetadataKind::ObjectMarks
-            | MetadataKind::PointerBits => Word::Gc,
+            | MetadataKind::PointerBits
+            | MetadataKind::Shapes
+            | MetadataKind::Attachments => Word::Gc,
             MetadataKind::Permanent => Word::Other,
         },
     })
