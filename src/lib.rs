@@ -7,6 +7,7 @@ pub mod block;
 pub mod export;
 #[cfg(not(loom))]
 pub mod front;
+pub mod gc;
 pub mod object;
 pub mod os;
 pub mod page;

@@ -34,6 +34,8 @@ const UNSAFE: &[&str] = &[
     "src/front/residency.rs", "src/front/slow.rs", "src/front/threads.rs", "src/front/tls.rs",
     "src/object/central.rs", "src/object/find.rs", "src/object/map.rs", "src/object/meta.rs",
     "src/object/record.rs", "src/object/shape.rs", "src/object/unrolled.rs",
+    "src/gc/barrier.rs", "src/gc/collector.rs", "src/gc/kernel.rs", "src/gc/mark.rs", "src/gc/queue.rs", "src/gc/roots.rs",
+    "src/gc/verify.rs", "src/gc/work.rs",
     "src/os/linux.rs", "src/os/permanent.rs", "src/os/pool.rs", "src/os/proc.rs", "src/os/region.rs",
     "src/os/simulated.rs", "src/os/system.rs", "src/os/table.rs",
     "src/page/allocator.rs", "src/page/chunk.rs", "src/page/chunks.rs", "src/page/tree.rs",

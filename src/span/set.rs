@@ -73,8 +73,13 @@ impl SpanSet {
         }
     }
 
+    /// Forgets all spans, of a set that nobody changes meanwhile.
+    pub fn clear(&self) {
+        self.head.store(changed(self.head.load(Ordering::Relaxed), SpanId::NONE), Ordering::Release);
+    }
+
     /// The spans of a set that nobody changes meanwhile, from the top.
-    pub(super) fn iter<'a>(&'a self, links: &'a impl LinkOf) -> impl Iterator<Item = SpanId> + 'a {
+    pub fn iter<'a>(&'a self, links: &'a impl LinkOf) -> impl Iterator<Item = SpanId> + 'a {
         let mut at = top(self.head.load(Ordering::Acquire));
         core::iter::from_fn(move || {
             let span = at.some()?;

@@ -50,6 +50,8 @@ pub enum MetadataKind {
     ObjectMarks,
     /// Where the pointers of collected objects are.
     PointerBits,
+    /// Which ranges of memory the collector reads as roots.
+    Roots,
     /// The heap itself, and what is never freed before it.
     Permanent,
     /// What collected objects look like.
@@ -59,7 +61,7 @@ pub enum MetadataKind {
 }
 
 /// All kinds of metadata, by number.
-pub const METADATA_KINDS: [MetadataKind; 10] = [
+pub const METADATA_KINDS: [MetadataKind; 11] = [
     MetadataKind::SpanRecords,
     MetadataKind::SpanMap,
     MetadataKind::PageBitmaps,
@@ -67,6 +69,7 @@ pub const METADATA_KINDS: [MetadataKind; 10] = [
     MetadataKind::Mutators,
     MetadataKind::ObjectMarks,
     MetadataKind::PointerBits,
+    MetadataKind::Roots,
     MetadataKind::Permanent,
     MetadataKind::Shapes,
     MetadataKind::Attachments,
@@ -88,6 +91,7 @@ impl MetadataKind {
             MetadataKind::Mutators => "metadata/mutators",
             MetadataKind::ObjectMarks => "metadata/object-marks",
             MetadataKind::PointerBits => "metadata/pointer-bits",
+            MetadataKind::Roots => "metadata/roots",
             MetadataKind::Permanent => "metadata/permanent",
             MetadataKind::Shapes => "metadata/shapes",
             MetadataKind::Attachments => "metadata/attachments",

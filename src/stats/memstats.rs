@@ -157,6 +157,7 @@ fn word(account: Account) -> Option<Word> {
             | MetadataKind::PageSummaries
             | MetadataKind::ObjectMarks
             | MetadataKind::PointerBits
+            | MetadataKind::Roots
             | MetadataKind::Shapes
             | MetadataKind::Attachments => Word::Gc,
             MetadataKind::Permanent => Word::Other,

@@ -1,0 +1,597 @@
+//! Marking: a marker's local half, and what it does with a pointer.
+//!
+//! To *shade* an address is to see to it that the object which holds it will be scanned. The way of an address:
+//!
+//! ```text
+//!   offset ─▶ code of its page ─▶ slot ─▶ marked? ──yes──▶ done
+//!                │ none                      │ no
+//!                ▼                           ▼
+//!               done                     allocated? ──no──▶ done
+//!                                            │ yes
+//!                                            ▼
+//!                     set the mark; who sets it counts the object's bytes
+//!                      │ no pointers      │ up to 512 bytes             │ larger
+//!                      ▼                  ▼                             ▼
+//!                     done      its page is queued, if nobody      the object goes
+//!                               looks after it yet                 onto the stack
+//! ```
+//!
+//! Most pointers lead to objects that are marked already; for those, two lines of memory are read, one of which holds
+//! the codes of 64 pages. The other one comes from far away, so candidates wait in a short line while it is fetched.
+//!
+//! To *scan* is to shade what an object's words lead to. Objects of a page are scanned together ([`queue`]); larger
+//! ones one by one, and beyond [`PIECE`] in pieces, which others may take. Roots are scanned in the same way.
+//!
+//! If there is no memory for an entry, the entry is dropped, and the collector notes that something is *lost*. What was
+//! to be scanned is still known, though not where: objects that are marked and whose scan bit is not set. So when all
+//! other work is done, somebody searches the spans for those. Marking needs no memory to be right.
+//!
+//! # Safety
+//! Codes are read below [`Objects::covered`], metadata and words of objects of pages whose code says that they are
+//! there. While marking, no object span goes away. Words are read by the [kernels](super::kernel), whatever mutators
+//! do meanwhile.
+
+use super::Collector;
+use super::kernel::{BLOCK, Candidates, Kernel, MOST_BLOCKS, MOST_WORDS, Window};
+use super::queue::{self, Entry, Queue};
+use super::roots::{Job, PIECE};
+use super::work::{Pair, Supply};
+use crate::base::sync::{Backoff, Ordering};
+use crate::base::{Address, Bytes, PAGE_SHIFT, PAGE_SIZE, PageId};
+use crate::object::class::{self, MAX_ONE_PAGE};
+use crate::object::kind::{ROWS, SpanRow};
+use crate::object::meta::{GROUP, GROUPS};
+use crate::object::{Object, Objects, PageMeta, SpanClass, SpanKind};
+use crate::os::Zeroed;
+use core::sync::atomic::AtomicU8;
+
+/// Candidates that are fetched ahead.
+const AHEAD: usize = 12;
+/// Pages that are fetched ahead.
+const PAGES_AHEAD: usize = 2;
+
+/// Where words were scanned.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Source {
+    /// In objects.
+    Heap,
+    /// In registered ranges and other roots.
+    Roots,
+    /// In stacks.
+    Stacks,
+}
+
+/// What marking has come to: of one marker since it reported last, or of all.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Progress {
+    /// Bytes of objects that were marked.
+    pub marked_bytes: u64,
+    /// Objects that were marked.
+    pub marked_objects: u64,
+    /// Bytes of words that were scanned, by [`Source`].
+    pub scanned: [u64; 3],
+}
+
+/// Why draining ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Drained {
+    /// The budget was used up; the marker still has work.
+    Budget,
+    /// The marker has no work, and found none on the shared lists. It has left.
+    Dry,
+}
+
+/// What a marker works on.
+pub struct Marking<'a> {
+    /// What markers share.
+    pub collector: &'a Collector,
+    /// What is marked.
+    pub objects: &'a Objects,
+    /// Where work buffers come from.
+    pub supply: Supply<'a>,
+}
+
+/// The local half of a marker: of a background worker, or of a mutator, which assists and shades through its barrier
+/// buffer. Zeroed memory is a worker without work.
+#[repr(C)]
+pub struct Worker {
+    grey: Grey,
+    progress: Progress,
+    /// Whether the census counts this worker.
+    is_inside: bool,
+    candidates: Candidates,
+}
+
+// SAFETY: null pointers, numbers, and `false`.
+unsafe impl Zeroed for Worker {}
+// SAFETY: a worker's buffers belong to it alone, wherever it goes.
+unsafe impl Send for Worker {}
+
+/// What a worker has still to scan.
+struct Grey {
+    /// Objects, or pieces of them, as offsets from the region's base.
+    stack: Pair,
+    queue: Queue,
+}
+
+impl Progress {
+    /// Bytes scanned, wherever.
+    pub fn work(&self) -> u64 {
+        self.scanned.iter().sum()
+    }
+}
+
+impl Marking<'_> {
+    fn kernel(&self) -> Kernel {
+        self.collector.kernel()
+    }
+
+    fn window(&self) -> Window {
+        Window { base: self.objects.base().0, size: self.objects.covered().0 }
+    }
+
+    #[inline(always)]
+    fn row(&self, code: SpanClass) -> &'static SpanRow {
+        &ROWS[code.0 as usize]
+    }
+
+    #[inline(always)]
+    fn meta(&self, page: usize) -> *const PageMeta {
+        self.objects.meta_ptr().wrapping_add(page)
+    }
+
+    #[inline(always)]
+    fn code(&self, page: usize) -> SpanClass {
+        let kinds: *const AtomicU8 = self.objects.kinds_ptr();
+        // SAFETY: candidates lie below `covered`, up to which there are codes.
+        SpanClass(unsafe { (*kinds.add(page)).load(core::sync::atomic::Ordering::Acquire) })
+    }
+
+    fn words_at(&self, offset: usize) -> *const u64 {
+        self.supply.ground.heap.region().pointer(Address(self.objects.base().0 + offset)).cast()
+    }
+
+    /// Notes that an entry was dropped for want of memory.
+    #[cold]
+    fn lose(&self) {
+        self.collector.lost.store(true, Ordering::Release);
+    }
+}
+
+impl Worker {
+    /// A worker without work.
+    pub const fn new() -> Worker {
+        Worker {
+            grey: Grey { stack: Pair::new(), queue: Queue::new() },
+            progress: Progress { marked_bytes: 0, marked_objects: 0, scanned: [0; 3] },
+            is_inside: false,
+            candidates: Candidates::new(),
+        }
+    }
+
+    /// Whether it has nothing to scan.
+    pub fn is_empty(&self) -> bool {
+        self.grey.stack.is_empty() && self.grey.queue.is_empty()
+    }
+
+    /// Shades the object that holds an address, if there is one; any bit pattern is fine.
+    pub fn shade(&mut self, address: Address, marking: &mut Marking<'_>) {
+        let offset = address.0.wrapping_sub(marking.objects.base().0);
+        if offset < marking.objects.covered().0 {
+            self.grey.mark(offset, marking, &mut self.progress);
+        }
+    }
+
+    /// Shades what a range of words leads to, each of which may be a pointer or not. Words that are not wholly in the
+    /// range do not count.
+    ///
+    /// # Safety
+    /// The range is readable.
+    pub unsafe fn scan_words(&mut self, range: (Address, Bytes), source: Source, marking: &mut Marking<'_>) {
+        let (Address(start), Bytes(size)) = range;
+        let first = start.next_multiple_of(8);
+        let count = (start + size).saturating_sub(first) / 8;
+        // SAFETY: the caller's promise.
+        unsafe { self.scan_run(core::ptr::with_exposed_provenance(first), count, marking) };
+        self.progress.scanned[source as usize] += count as u64 * 8;
+    }
+
+    /// Shades what those words of a range lead to whose bits are set: word `i` has bit `i % 64` of `bits[i / 64]`.
+    ///
+    /// # Safety
+    /// `words` is a multiple of eight; words whose bits are set are readable.
+    pub unsafe fn scan_mapped(
+        &mut self,
+        words: *const u64,
+        bits: &[u64],
+        source: Source,
+        marking: &mut Marking<'_>,
+    ) {
+        for (at, bits) in bits.chunks(MOST_BLOCKS).enumerate() {
+            // SAFETY: the caller's promise.
+            unsafe { self.scan_masked(words.wrapping_add(at * MOST_WORDS), bits, marking) };
+        }
+        self.progress.scanned[source as usize] += (bits.len() * BLOCK * 8) as u64;
+    }
+
+    /// # Safety
+    /// `count` words from `words` on are readable.
+    unsafe fn scan_run(&mut self, words: *const u64, count: usize, marking: &mut Marking<'_>) {
+        let mut at = 0;
+        while at < count {
+            let now = (count - at).min(MOST_WORDS);
+            let mut masks = [u64::MAX; MOST_BLOCKS];
+            if !now.is_multiple_of(BLOCK) {
+                masks[now / BLOCK] = (1 << (now % BLOCK)) - 1;
+            }
+            // SAFETY: the masks stand for words of the range.
+            unsafe { self.scan_masked(words.wrapping_add(at), &masks[..now.div_ceil(BLOCK)], marking) };
+            at += now;
+        }
+    }
+
+    /// Picks the candidates and shades them.
+    ///
+    /// # Safety
+    /// As for [`Kernel::pick`], of a kernel that runs here.
+    #[inline]
+    unsafe fn scan_masked(&mut self, words: *const u64, masks: &[u64], marking: &mut Marking<'_>) {
+        let window = marking.window();
+        // SAFETY: the caller's promise; the collector chose a kernel that runs here.
+        let count = unsafe { marking.kernel().pick(words, masks, window, &mut self.candidates) };
+        self.grey.mark_all(&self.candidates.0[..count], marking, &mut self.progress);
+    }
+
+    /// Scans until `budget` more bytes have been looked at, or there is no work left here nor on the shared lists.
+    pub fn drain(&mut self, budget: u64, marking: &mut Marking<'_>) -> Drained {
+        self.enter(marking);
+        let until = self.progress.work().saturating_add(budget);
+        loop {
+            while let Some(()) = self.scan_next(marking) {
+                if marking.collector.is_somebody_idle() {
+                    self.feed(marking);
+                }
+                if self.progress.work() >= until {
+                    self.report(marking);
+                    return Drained::Budget;
+                }
+            }
+            if !self.find_work(marking) {
+                self.leave(marking);
+                return Drained::Dry;
+            }
+        }
+    }
+
+    /// Drains, and waits for others who may still find work, until there is none anywhere (see
+    /// [`Collector::is_quiet`]) or `stop` says so.
+    pub fn drain_with_others(&mut self, marking: &mut Marking<'_>, mut stop: impl FnMut() -> bool) {
+        loop {
+            self.drain(u64::MAX, marking);
+            marking.collector.idle.fetch_add(1, Ordering::Relaxed);
+            let (mut backoff, mut is_over) = (Backoff::new(), false);
+            while !marking.collector.has_work() && !is_over {
+                is_over = stop() || marking.collector.is_quiet();
+                backoff.step();
+            }
+            marking.collector.idle.fetch_sub(1, Ordering::Relaxed);
+            if is_over {
+                return;
+            }
+        }
+    }
+
+    /// Scans what comes next of the worker's own.
+    #[inline]
+    fn scan_next(&mut self, marking: &mut Marking<'_>) -> Option<()> {
+        if let Some(offset) = self.grey.stack.pop() {
+            self.scan_object(offset as usize, marking);
+            return Some(());
+        }
+        let entry = self.grey.queue.get(&mut marking.supply)?;
+        if let Some(later) = self.grey.queue.peek(PAGES_AHEAD) {
+            fetch_page(marking, later);
+        }
+        self.scan_page(entry, marking);
+        Some(())
+    }
+
+    /// Scans the objects of a page that are marked and have not been scanned.
+    fn scan_page(&mut self, entry: Entry, marking: &mut Marking<'_>) {
+        let page = entry.page();
+        let row = marking.row(marking.code(page));
+        let (size, words) = (row.size as usize, row.size as usize / 8);
+        // SAFETY: entries are of pages with objects, which do not go away while marking.
+        let meta = unsafe { &*marking.meta(page) };
+        let only = queue::let_go(&meta.owned).then_some(entry.index());
+        if let Some(index) = only {
+            if !meta.scans.set(index) {
+                return;
+            }
+            let mut mask = [u64::MAX >> (BLOCK - words)];
+            if row.kind == SpanKind::Mapped {
+                mask[0] &=
+                    marking.objects.page_map(PageId(page)).map_or(0, |map| map.get(index * words, words));
+            }
+            // SAFETY: the words are the object's.
+            unsafe {
+                self.scan_masked(marking.words_at((page << PAGE_SHIFT) + index * size), &mask, marking)
+            };
+            self.progress.scanned[Source::Heap as usize] += size as u64;
+            return;
+        }
+        let (objects, count) = take_unscanned(meta);
+        if count == 0 {
+            return;
+        }
+        let mut masks = [0; MOST_BLOCKS];
+        // SAFETY: the collector chose a kernel that runs here.
+        unsafe { marking.kernel().expand(&objects, words, &mut masks) };
+        if row.kind == SpanKind::Mapped
+            && let Some(map) = marking.objects.page_map(PageId(page))
+        {
+            let bits = map.bits().iter();
+            masks.iter_mut().zip(bits).for_each(|(mask, bits)| {
+                *mask &= bits.load(core::sync::atomic::Ordering::Relaxed);
+            });
+        }
+        // SAFETY: the words are those of objects of the page.
+        unsafe { self.scan_masked(marking.words_at(page << PAGE_SHIFT), &masks, marking) };
+        self.progress.scanned[Source::Heap as usize] += count * size as u64;
+    }
+
+    /// Scans an object that came from the stack, or a piece of one.
+    fn scan_object(&mut self, offset: usize, marking: &mut Marking<'_>) {
+        let address = Address(marking.objects.base().0 + offset);
+        let Some(object) = marking.objects.find(address) else { return };
+        let from = address.0 - object.start.0;
+        if from == 0 {
+            // SAFETY: the object's span begins there.
+            let meta = unsafe { &*marking.meta(object.first_page.0) };
+            if !meta.scans.set(object.index as usize) {
+                return;
+            }
+            self.push_pieces(&object, offset, marking);
+        }
+        let size = (object.size.0 - from).min(PIECE);
+        // SAFETY: the words are the object's.
+        unsafe { self.scan_run(marking.words_at(offset), size / 8, marking) };
+        self.progress.scanned[Source::Heap as usize] += size as u64;
+    }
+
+    /// Puts the later pieces of a long object onto the stack, where others may get them. A piece has no bit by which it
+    /// could be found again, so one that there is no room for is scanned at once.
+    fn push_pieces(&mut self, object: &Object, offset: usize, marking: &mut Marking<'_>) {
+        for from in (PIECE..object.size.0).step_by(PIECE).rev() {
+            if self.grey.stack.push((offset + from) as u64, &mut marking.supply).is_err() {
+                let size = (object.size.0 - from).min(PIECE);
+                // SAFETY: the words are the object's.
+                unsafe { self.scan_run(marking.words_at(offset + from), size / 8, marking) };
+                self.progress.scanned[Source::Heap as usize] += size as u64;
+            }
+        }
+    }
+
+    /// Looks for work elsewhere: full buffers of others, roots that nobody has scanned yet, and what was lost.
+    fn find_work(&mut self, marking: &mut Marking<'_>) -> bool {
+        if self.grey.stack.refill(&mut marking.supply) || self.grey.queue.refill(&mut marking.supply) {
+            return true;
+        }
+        if let Some(job) = marking.collector.roots.next_job() {
+            self.scan_root(&job, marking);
+            return true;
+        }
+        if marking.collector.lost.swap(false, Ordering::AcqRel) {
+            self.search(marking);
+            return true;
+        }
+        false
+    }
+
+    /// Scans a piece of a registered range.
+    fn scan_root(&mut self, job: &Job<'_>, marking: &mut Marking<'_>) {
+        let Some(piece) = job.piece() else { return };
+        // SAFETY: who registered a range promised that it is readable until it is removed, which waits for this job.
+        unsafe {
+            match piece.bits {
+                None => self.scan_words((piece.start, piece.size), Source::Roots, marking),
+                Some(bits) => {
+                    let words = core::ptr::with_exposed_provenance(piece.start.0);
+                    self.scan_mapped(words, bits, Source::Roots, marking);
+                }
+            }
+        }
+    }
+
+    /// Searches all spans for objects that are marked and not scanned, and scans them.
+    #[cold]
+    fn search(&mut self, marking: &mut Marking<'_>) {
+        for page in 0..marking.objects.covered().0 / PAGE_SIZE {
+            let code = marking.code(page);
+            let row = marking.row(code);
+            if !code.is_first() || row.kind == SpanKind::Plain {
+                continue;
+            }
+            if is_queued(code, row) {
+                // Two marks or more: all are looked at.
+                self.scan_page(Entry::new(page, 0), marking);
+                continue;
+            }
+            // SAFETY: the code is that of a first page.
+            let meta = unsafe { &*marking.meta(page) };
+            for index in meta.marks.iter().filter(|&index| !meta.scans.has(index, Ordering::Relaxed)) {
+                self.scan_object((page << PAGE_SHIFT) + index * row.size as usize, marking);
+            }
+        }
+    }
+
+    /// Lets those have a part who have nothing to do, unless something waits for them already.
+    #[cold]
+    fn feed(&mut self, marking: &mut Marking<'_>) {
+        if marking.supply.buffers.are_idle() && !self.grey.queue.split(&mut marking.supply) {
+            self.grey.stack.split(&mut marking.supply);
+        }
+    }
+
+    fn enter(&mut self, marking: &Marking<'_>) {
+        if !self.is_inside {
+            marking.collector.census.enter();
+            self.is_inside = true;
+        }
+    }
+
+    /// Puts all that there is to scan where others find it, and reports. Whoever shades outside of [`Worker::drain`]
+    /// calls this before others may believe that there is no work left.
+    pub fn leave(&mut self, marking: &mut Marking<'_>) {
+        self.report(marking);
+        if !self.is_inside && self.is_empty() && !self.grey.has_buffers() {
+            return;
+        }
+        self.enter(marking);
+        self.grey.stack.put_away(&mut marking.supply);
+        self.grey.queue.put_away(&mut marking.supply);
+        self.is_inside = false;
+        marking.collector.census.leave();
+    }
+
+    /// Adds what the worker has done to the collector's counts.
+    pub fn report(&mut self, marking: &Marking<'_>) {
+        marking.collector.add(&core::mem::take(&mut self.progress));
+    }
+}
+
+impl Default for Worker {
+    fn default() -> Worker {
+        Worker::new()
+    }
+}
+
+impl Grey {
+    fn has_buffers(&self) -> bool {
+        self.stack.has_buffers() || self.queue.has_buffers()
+    }
+
+    /// Shades what candidates lead to, in their order.
+    #[inline]
+    fn mark_all(&mut self, candidates: &[u64], marking: &mut Marking<'_>, progress: &mut Progress) {
+        for (at, &offset) in candidates.iter().enumerate() {
+            if let Some(&later) = candidates.get(at + AHEAD) {
+                fetch_marks(marking, later as usize);
+            }
+            self.mark(offset as usize, marking, progress);
+        }
+    }
+
+    /// Shades the object at an offset from the region's base, below [`Objects::covered`].
+    #[inline(always)]
+    fn mark(&mut self, offset: usize, marking: &mut Marking<'_>, progress: &mut Progress) {
+        let page = offset >> PAGE_SHIFT;
+        let code = marking.code(page);
+        let row = marking.row(code);
+        let index = class::index(offset & (PAGE_SIZE - 1), row.magic);
+        if row.size as usize > MAX_ONE_PAGE || index >= row.slots as usize || code.is_large() {
+            return self.mark_elsewhere(offset, code, marking, progress);
+        }
+        // SAFETY: the code is that of a first page, so there is metadata.
+        let meta = unsafe { &*marking.meta(page) };
+        if !set_mark(meta, index) {
+            return;
+        }
+        progress.marked_objects += 1;
+        progress.marked_bytes += u64::from(row.size);
+        if row.kind != SpanKind::Plain && queue::acquire(&meta.owned) {
+            self.put(meta, Entry::new(page, index), marking);
+        }
+    }
+
+    #[inline]
+    fn put(&mut self, meta: &PageMeta, entry: Entry, marking: &mut Marking<'_>) {
+        if self.queue.put(entry, &mut marking.supply).is_err() {
+            queue::let_go(&meta.owned);
+            marking.lose();
+        }
+    }
+
+    /// Shades an object that is not on one page with others of its size, or nothing.
+    #[cold]
+    #[inline(never)]
+    fn mark_elsewhere(
+        &mut self,
+        offset: usize,
+        code: SpanClass,
+        marking: &mut Marking<'_>,
+        progress: &mut Progress,
+    ) {
+        if code == SpanClass::NONE {
+            return;
+        }
+        let Some(object) = marking.objects.find(Address(marking.objects.base().0 + offset)) else { return };
+        // SAFETY: an object's span has metadata.
+        let meta = unsafe { &*marking.meta(object.first_page.0) };
+        if !meta.marks.set(object.index as usize) {
+            return;
+        }
+        progress.marked_objects += 1;
+        progress.marked_bytes += object.size.0 as u64;
+        if object.kind == SpanKind::Plain {
+            return;
+        }
+        let start = (object.start.0 - marking.objects.base().0) as u64;
+        if self.stack.push(start, &mut marking.supply).is_err() {
+            marking.lose();
+        }
+    }
+}
+
+/// Whether objects of a span class are scanned page by page.
+fn is_queued(code: SpanClass, row: &SpanRow) -> bool {
+    code.is_small() && row.size as usize <= MAX_ONE_PAGE
+}
+
+/// Sets the mark of a slot, if it is allocated. Returns whether this call did.
+#[inline(always)]
+fn set_mark(meta: &PageMeta, index: usize) -> bool {
+    let (group, bit) = (index / GROUP % GROUPS, 1 << (index % GROUP));
+    let marks = &meta.marks.0[group];
+    marks.load(Ordering::Relaxed) & bit == 0
+        && meta.allocs.0[group].load(Ordering::Acquire) & bit != 0
+        && marks.fetch_or(bit, Ordering::SeqCst) & bit == 0
+}
+
+/// Takes the objects of a page that are marked and that nobody has scanned, and their number.
+#[inline]
+fn take_unscanned(meta: &PageMeta) -> ([u64; GROUPS], u64) {
+    let (mut objects, mut count) = ([0; GROUPS], 0);
+    for (group, taken) in objects.iter_mut().enumerate() {
+        let scans = &meta.scans.0[group];
+        let wanted = meta.marks.0[group].load(Ordering::SeqCst) & !scans.load(Ordering::Relaxed);
+        if wanted != 0 {
+            *taken = wanted & !scans.fetch_or(wanted, Ordering::AcqRel);
+            count += u64::from(taken.count_ones());
+        }
+    }
+    (objects, count)
+}
+
+/// Has the processor fetch the marks that will be looked at for an offset. Where there is no metadata, nothing happens.
+#[inline(always)]
+fn fetch_marks(marking: &Marking<'_>, offset: usize) {
+    fetch(marking.meta(offset >> PAGE_SHIFT).cast::<u8>().wrapping_add(64));
+}
+
+/// Has the processor fetch what scanning a page begins with.
+#[inline(always)]
+fn fetch_page(marking: &Marking<'_>, entry: Entry) {
+    let meta = marking.meta(entry.page()).cast::<u8>();
+    fetch(meta);
+    fetch(meta.wrapping_add(128));
+    let size = marking.row(marking.code(entry.page())).size as usize;
+    fetch(marking.words_at((entry.page() << PAGE_SHIFT) + entry.index() * size).cast());
+}
+
+#[inline(always)]
+fn fetch(at: *const u8) {
+    use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+    // SAFETY: fetching has no effect that a program sees, wherever it is.
+    unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) };
+}
