@@ -8,6 +8,7 @@ use super::ShapeId;
 use super::kind::{SpanClass, SpanKind};
 use super::map::PageMap;
 use super::meta::PageMeta;
+use super::sweep::Sweep;
 use crate::base::purpose::MAX_PURPOSES;
 use crate::base::sync::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use crate::base::{Address, Bytes, Exhausted, Lock, PAGE_SIZE, PageId, Pages, PurposeId, Rank, Scarce};
@@ -38,6 +39,8 @@ const PURPOSE_WORDS: usize = MAX_PURPOSES.div_ceil(64);
 /// The collected objects of a heap, as far as mutators share them.
 pub struct Objects {
     pub(super) base: Address,
+    /// The region's first byte, as a pointer into it.
+    pub(super) memory: *mut u8,
     pub(super) map: *const core::sync::atomic::AtomicU32,
     pub(super) records: *const Span,
     /// A code for each page.
@@ -51,13 +54,22 @@ pub struct Objects {
     pub(super) generation: AtomicU32,
     /// Whether slots are handed out marked.
     marking: AtomicBool,
+    /// What waits to be swept.
+    pub(super) sweep: Sweep,
+    /// Bytes that count as alive: those marked in the last cycle, and those taken since.
+    live: AtomicUsize,
+    /// Bytes marked in advance since marking began.
+    black: AtomicUsize,
+    /// Whether dead objects are filled with a pattern.
+    pub(super) poison: AtomicBool,
     /// A bit for each purpose that has sets of spans.
     purposes: [AtomicU64; PURPOSE_WORDS],
     /// Guards the growth of the tables.
     growth: Lock<()>,
 }
 
-// SAFETY: the lent tables are shared by all threads, and what they hold is atomic.
+// SAFETY: the lent tables are shared by all threads, and what they hold is atomic; the region is reached for dead objects
+// alone.
 unsafe impl Send for Objects {}
 // SAFETY: as above.
 unsafe impl Sync for Objects {}
@@ -80,6 +92,7 @@ impl Objects {
         let partial = reserve_next(system, marks, sets, c"spanheap: object spans", ledger, &all)?;
         Ok(Objects {
             base: region.base(),
+            memory: region.page_pointer(PageId(0)),
             map: heap.map().as_ptr(),
             records: heap.records(),
             kinds,
@@ -89,6 +102,10 @@ impl Objects {
             covered: AtomicUsize::new(0),
             generation: AtomicU32::new(2),
             marking: AtomicBool::new(false),
+            sweep: Sweep::new(),
+            live: AtomicUsize::new(0),
+            black: AtomicUsize::new(0),
+            poison: AtomicBool::new(false),
             purposes: core::array::from_fn(|_| AtomicU64::new(0)),
             growth: Lock::new(Rank::Metadata, ()),
         })
@@ -122,9 +139,51 @@ impl Objects {
         self.marking.load(Ordering::Relaxed)
     }
 
-    /// Says whether slots are handed out marked. The world stands still.
+    /// Says whether slots are handed out marked. The world stands still, and nothing waits to be swept.
     pub fn set_marking(&self, marking: bool) {
+        debug_assert!(self.is_swept(), "marks of the last cycle are left");
+        if marking {
+            self.black.store(0, Ordering::Relaxed);
+        }
         self.marking.store(marking, Ordering::Relaxed);
+    }
+
+    /// Bytes that count as alive: those that were marked when marking ended last, and those that caches have taken
+    /// since, or large objects have. A cache tells what it took when that is some KiB.
+    pub fn live(&self) -> Bytes {
+        Bytes(self.live.load(Ordering::Relaxed))
+    }
+
+    /// Bytes marked in advance, because they were handed out while marking. Exact when all caches are flushed.
+    pub fn black(&self) -> Bytes {
+        Bytes(self.black.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn set_live(&self, bytes: Bytes) {
+        self.live.store(bytes.0, Ordering::Relaxed);
+    }
+
+    pub(super) fn add_live(&self, bytes: Bytes) {
+        self.live.fetch_add(bytes.0, Ordering::Relaxed);
+    }
+
+    pub(super) fn add_black(&self, bytes: Bytes) {
+        if bytes > Bytes::ZERO {
+            self.black.fetch_add(bytes.0, Ordering::Relaxed);
+        }
+    }
+
+    /// Takes back what a cache told and did not use.
+    pub(super) fn untake(&self, bytes: Bytes) {
+        self.live.fetch_sub(bytes.0, Ordering::Relaxed);
+        if self.is_marking() {
+            self.black.fetch_sub(bytes.0, Ordering::Relaxed);
+        }
+    }
+
+    /// Has dead objects filled with a pattern when they are swept, to find those who use them. Costs time.
+    pub fn set_poison(&self, poison: bool) {
+        self.poison.store(poison, Ordering::Relaxed);
     }
 
     /// Whether a span is not swept yet in this generation.
@@ -138,7 +197,7 @@ impl Objects {
     /// # Panics
     /// When the purpose was not [added](Objects::add_purpose).
     #[inline]
-    pub fn partial(&self, purpose: PurposeId, code: SpanClass) -> &SpanSet {
+    pub(super) fn partial(&self, purpose: PurposeId, code: SpanClass) -> &SpanSet {
         let at = purpose.index() * SETS + code.0 as usize;
         &self.partial.get(at).expect("the purpose has sets").0
     }
@@ -155,7 +214,7 @@ impl Objects {
     }
 
     /// Purposes that have sets of spans.
-    pub fn purposes(&self) -> impl Iterator<Item = PurposeId> + '_ {
+    pub(super) fn purposes(&self) -> impl Iterator<Item = PurposeId> + '_ {
         let words = self.purposes.iter().enumerate();
         words.flat_map(|(at, word)| {
             super::meta::ones(word.load(Ordering::Acquire)).map(move |bit| PurposeId((at * 64 + bit) as u8))
@@ -166,14 +225,19 @@ impl Objects {
     ///
     /// # Errors
     /// As for any span; also when there is no memory for its metadata.
-    pub fn open<'a>(
+    pub(super) fn open<'a>(
         &self,
         work: &mut ObjectWork<'a, '_>,
         purpose: PurposeId,
         code: SpanClass,
         pages: Pages,
     ) -> Result<NewSpan<'a>, Exhausted> {
-        let new = work.ground.allocate(work.spans, Request::new(purpose, pages))?;
+        let request = Request::new(purpose, pages);
+        let mut new = work.ground.allocate(work.spans, request)?;
+        // Clearing would bring in what the system has: where that is a good part, it rather gets all of it.
+        if code.is_large() && !new.fresh && new.released.0 * 4 >= pages.0 {
+            new.fresh = work.ground.renew(work.spans, &new, request)?;
+        }
         if let Err(error) = self.cover(&new, code, work.ground.ledger) {
             let name = work.ground.meters.name(purpose);
             // SAFETY: the span was just allocated, and nobody has its address.
@@ -199,7 +263,7 @@ impl Objects {
     }
 
     /// Takes back what [`Objects::open`] published; the caller frees the span then.
-    pub fn close(&self, first: PageId, pages: Pages) {
+    pub(super) fn close(&self, first: PageId, pages: Pages) {
         for page in 0..pages.0 {
             self.set_code(first.plus(Pages(page)), SpanClass::NONE);
         }

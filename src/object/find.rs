@@ -205,6 +205,17 @@ impl Objects {
             && self.is_unswept(meta)
     }
 
+    /// Notes that something is attached to an object, whose span is [swept](Objects::ensure_swept). From then on sweeping
+    /// asks about the span, until it hears that nothing is attached to it any more.
+    ///
+    /// # Panics
+    /// When the object is not one of this heap's.
+    pub fn set_attached(&self, object: &Object) {
+        let meta = self.meta_of(object);
+        debug_assert!(self.is_marking() || !self.is_unswept(meta), "{object:?} waits to be swept");
+        meta.attached.store(1, Ordering::Release);
+    }
+
     #[inline]
     fn meta_of(&self, object: &Object) -> &PageMeta {
         self.meta(object.first_page).expect("objects have metadata")

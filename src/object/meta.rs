@@ -17,8 +17,10 @@
 //! All fields are atomic numbers, for which zeros are a value.
 
 use super::class::MAX_SLOTS;
+use crate::base::Pages;
 use crate::base::sync::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use crate::os::Zeroed;
+use crate::span::SpanId;
 
 /// Slots in a group: those of a word of bits.
 pub const GROUP: usize = 64;
@@ -44,7 +46,7 @@ pub struct PageMeta {
     pub(super) shape: AtomicU32,
     /// Whether something is attached to an object of the span.
     pub(super) attached: AtomicU8,
-    /// A bit for each group: its free slots may hold something other than zeros.
+    /// A bit for each group: its free slots may hold something other than zeros. The span's holder writes it.
     pub(super) dirty: AtomicU8,
     /// Reached.
     pub marks: Bits,
@@ -102,9 +104,9 @@ impl Bits {
             .flat_map(|(group, word)| ones(word.load(Ordering::Acquire)).map(move |bit| group * GROUP + bit))
     }
 
-    /// Sets all words to zero. Nobody else changes them meanwhile.
+    /// Sets all words to zero, with release. Nobody else changes them meanwhile.
     pub(super) fn clear(&self) {
-        self.0.iter().for_each(|word| word.store(0, Ordering::Relaxed));
+        self.0.iter().for_each(|word| word.store(0, Ordering::Release));
     }
 }
 
@@ -118,10 +120,16 @@ pub fn ones(mut word: u64) -> impl Iterator<Item = usize> {
 }
 
 impl PageMeta {
+    /// The span's number.
+    #[inline]
+    pub fn span(&self) -> SpanId {
+        SpanId(self.span.load(Ordering::Relaxed))
+    }
+
     /// The span's pages.
     #[inline]
-    pub fn pages(&self) -> crate::base::Pages {
-        crate::base::Pages(self.pages.load(Ordering::Relaxed) as usize)
+    pub fn pages(&self) -> Pages {
+        Pages(self.pages.load(Ordering::Relaxed) as usize)
     }
 }
 

@@ -12,6 +12,19 @@
 //!    nothing else
 //! ```
 //!
+//! A mutator takes slots from its own [`ObjectCache`], 64 at a time; spans with free slots wait in sets, by purpose and
+//! span class, that all mutators share ([`Objects`]).
+//!
+//! ```text
+//!              take a group            all slots taken              marking ends
+//!   fresh ─▶ in a cache ◀──┐ ────────────────────▶ full ──────────────────────────┐
+//!              │ flush     │                                                      ▼
+//!              └────▶ in its set ◀──────────────────────────────────── waits to be swept
+//!                            swept, and has free slots                            │
+//!   (gone) ◀──────────────────────────────────────────────────────────────────────┘
+//!                                    swept, and nothing in it is alive
+//! ```
+//!
 //! What an object looks like, its [`shape`] says: which of its words may be pointers. A shape is registered once and known
 //! by its number from then on. Of large and repetitive types the pointers are what a [`program`] emits:
 //!
@@ -21,35 +34,55 @@
 //!    program)                  program ──unroll─┘ (a span of bits, while marking)
 //! ```
 //!
-//! 1. A page's code is that of a first page exactly if an object span begins there; its metadata is there then. The codes
-//!    of the span's other pages are [`SpanClass::LATER`].
-//! 2. A slot that is marked is allocated.
+//! 1. A page's code is that of a first page exactly if an object span begins there; its metadata is there then, and says
+//!    the span's number and length. The codes of the span's other pages are [`SpanClass::LATER`].
+//! 2. Bits stand for slots that exist. A slot that is marked is allocated; one that is done with is marked.
+//! 3. A span is swept in the heap's generation, or waits to be swept. Marks are in spans that wait, or while marking.
+//! 4. A swept span with free slots is in one cache, or in the set of its purpose and class, and in no other place.
+//! 5. A cache's spans are swept, of its purpose, and of their bin's class. The slots that a bin can give count as
+//!    allocated and are not in the books yet; while marking they are marked and done with.
+//! 6. Free slots of a group are zero unless the group counts as dirty.
+//! 7. Objects in slots, by class, are those in the books and those that caches have not posted yet.
+//!
+//! [`check`] proves as much of them as a walk can.
 //!
 //! The room does not know who marks, nor when it is time to. It takes no thread and knows no clock.
 //! (Go: `mspan`, `mcentral`, `mcache`, `malloc`, `mgcsweep`.)
 
+pub mod cache;
 mod central;
+#[cfg(not(loom))]
+pub mod check;
 pub mod class;
 pub mod encode;
 pub mod find;
 pub mod kind;
+pub mod large;
 pub mod map;
 pub mod meta;
 pub mod pointers;
 pub mod program;
 mod record;
 pub mod shape;
+pub mod sweep;
+pub mod tiny;
 mod unrolled;
 
+pub use cache::{ObjectCache, Take};
 pub use central::{ObjectWork, Objects};
 pub use encode::Layout;
 pub use find::Object;
 pub use kind::{SpanClass, SpanKind};
+pub use large::Large;
 pub use map::PageMap;
 pub use meta::PageMeta;
 pub use pointers::{Masks, PointerMap};
 pub use shape::{Shape, ShapeError, ShapeId, Shapes};
+pub use sweep::{Attachments, Condemned, NoAttachments, Swept};
 
+#[cfg(all(test, not(loom)))]
+#[allow(unreachable_pub)]
+mod model;
 #[cfg(all(test, not(loom)))]
 pub(crate) mod testing;
 #[cfg(all(test, not(loom)))]

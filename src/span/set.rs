@@ -173,7 +173,10 @@ mod tests {
                     prop_assert_eq!(set.pop(&links), twin.pop());
                 }
                 prop_assert_eq!(set.is_empty(), twin.is_empty());
+                prop_assert!(set.iter(&links).eq(twin.iter().rev().copied()));
             }
+            set.clear();
+            prop_assert_eq!(set.pop(&links), None);
         }
     }
 

@@ -5,7 +5,7 @@
 
 use super::account::{Account, METADATA_KINDS, all_purposes};
 use super::memstats::{MemStats, MemoryClasses};
-use super::snapshot::{AccountName, ClassFigures, Snapshot};
+use super::snapshot::{AccountName, ClassFigures, Counted, Snapshot};
 use crate::base::{Bytes, PAGE_SIZE, PurposeId, PurposeName};
 use core::fmt;
 
@@ -46,6 +46,8 @@ pub enum Subject {
     Stranger(PurposeId),
     /// One size class; `None` is that of large blocks.
     Class(Option<u32>),
+    /// A size class of collected objects, in bytes; `None` is that of large objects.
+    ObjectClass(Option<u32>),
     /// A field of `MemStats`, a metric, or a sum of resident bytes.
     Word(&'static str),
 }
@@ -73,7 +75,7 @@ impl Identity {
             ZeroSum        => "The sum over all accounts is zero",
             NoDebt         => "No account but `system` is below zero",
             InUse          => "For every purpose: bytes in use = bytes allocated − bytes freed",
-            ClassEvents    => "For every size class: 0 ≤ blocks freed ≤ blocks allocated",
+            ClassEvents    => "For every size class, of blocks and of objects: 0 ≤ freed ≤ allocated",
             PurposeEvents  => "For every purpose: 0 ≤ bytes freed ≤ bytes allocated",
             SpansHaveBytes => "For every purpose: spans are there exactly when bytes are in use",
             PagesForSpans  => "For every purpose: at least a page is in use for each span",
@@ -113,7 +115,9 @@ impl Snapshot {
     pub fn check(&self) -> Result<(), Imbalance> {
         self.check_accounts()?;
         self.check_purposes()?;
-        self.classes().try_for_each(check_class)?;
+        self.classes().try_for_each(|of| check_class(Subject::Class(of.size), of))?;
+        self.classes_of(Counted::Objects)
+            .try_for_each(|of| check_class(Subject::ObjectClass(of.size), of))?;
         let (words, classes) = (self.mem_stats(), self.memory_classes());
         words.check(self.total())?;
         classes.check(&words)?;
@@ -157,9 +161,9 @@ impl Snapshot {
     }
 }
 
-fn check_class(of: ClassFigures) -> Result<(), Imbalance> {
-    ClassEvents.at_most(Subject::Class(of.size), 0, of.freed)?;
-    ClassEvents.at_most(Subject::Class(of.size), of.freed, of.allocated)
+fn check_class(subject: Subject, of: ClassFigures) -> Result<(), Imbalance> {
+    ClassEvents.at_most(subject, 0, of.freed)?;
+    ClassEvents.at_most(subject, of.freed, of.allocated)
 }
 
 impl MemStats {
@@ -218,6 +222,8 @@ impl fmt::Display for Subject {
             Subject::Stranger(id) => write!(f, "purpose number {}", id.0),
             Subject::Class(Some(size)) => write!(f, "blocks of {size} B"),
             Subject::Class(None) => write!(f, "large blocks"),
+            Subject::ObjectClass(Some(size)) => write!(f, "objects of {size} B"),
+            Subject::ObjectClass(None) => write!(f, "large objects"),
             Subject::Word(word) => f.write_str(word),
         }
     }

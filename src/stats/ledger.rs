@@ -17,9 +17,9 @@ use crate::base::{Bytes, Guard, Lock, PurposeId, Rank};
 /// Events of one size class.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ClassEvent {
-    /// Blocks handed out.
+    /// Blocks or objects handed out.
     Allocated,
-    /// Blocks given back.
+    /// Blocks given back, or dead objects swept.
     Freed,
 }
 
@@ -35,10 +35,16 @@ pub(super) enum OfPurpose {
 }
 
 const OF_PURPOSE: usize = 5;
-/// Rows of class events: one a class, and one for blocks that have a span to themselves.
+/// Rows of class events: one a class, and one for what has a span to itself. Blocks and collected objects have rows of
+/// their own; their sizes are the same.
 pub const CLASS_ROWS: usize = CLASSES + 1;
 const CLASSES_FROM: usize = FIXED_ACCOUNTS;
-const PURPOSES_FROM: usize = CLASSES_FROM + 2 * CLASS_ROWS;
+const OBJECTS_FROM: usize = CLASSES_FROM + 2 * CLASS_ROWS;
+/// Bytes of large objects: the row of the others says how large they are.
+const LARGE_BYTES_FROM: usize = OBJECTS_FROM + 2 * CLASS_ROWS;
+/// Crumbs that share an object.
+const CRUMBS: usize = LARGE_BYTES_FROM + 2;
+const PURPOSES_FROM: usize = CRUMBS + 1;
 /// Figures in a shard.
 pub const FIGURES: usize = PURPOSES_FROM + OF_PURPOSE * MAX_PURPOSES;
 
@@ -64,6 +70,14 @@ pub(super) fn class_figure(row: usize, event: ClassEvent) -> usize {
     CLASSES_FROM + 2 * row + event as usize
 }
 
+pub(super) fn object_figure(row: usize, event: ClassEvent) -> usize {
+    OBJECTS_FROM + 2 * row + event as usize
+}
+
+pub(super) fn large_bytes_figure(event: ClassEvent) -> usize {
+    LARGE_BYTES_FROM + event as usize
+}
+
 impl Figures {
     /// All at zero.
     pub const fn zero() -> Figures {
@@ -78,6 +92,21 @@ impl Figures {
     /// How often `event` happened in a row of the size classes; row [`CLASSES`] is that of large blocks.
     pub fn class(&self, row: usize, event: ClassEvent) -> i64 {
         self.0[class_figure(row, event)]
+    }
+
+    /// How often `event` happened to collected objects of a row; row [`CLASSES`] is that of large ones.
+    pub fn objects(&self, row: usize, event: ClassEvent) -> i64 {
+        self.0[object_figure(row, event)]
+    }
+
+    /// Bytes of the large objects that `event` happened to.
+    pub fn large_object_bytes(&self, event: ClassEvent) -> i64 {
+        self.0[large_bytes_figure(event)]
+    }
+
+    /// Allocations that were served from an object that was there already.
+    pub fn crumbs(&self) -> i64 {
+        self.0[CRUMBS]
     }
 
     /// Bytes of spans ever allocated for a purpose.
@@ -258,5 +287,24 @@ impl Entry<'_> {
     #[inline]
     pub fn class(&mut self, row: usize, event: ClassEvent, times: u64) {
         self.0.add(class_figure(row, event), times as i64);
+    }
+
+    /// Counts events of collected objects of a row of the size classes.
+    #[inline]
+    pub fn objects(&mut self, row: usize, event: ClassEvent, times: u64) {
+        self.0.add(object_figure(row, event), times as i64);
+    }
+
+    /// Counts events of large objects, which have so many bytes together.
+    #[inline]
+    pub fn large_objects(&mut self, event: ClassEvent, times: u64, bytes: Bytes) {
+        self.0.add(object_figure(CLASSES, event), times as i64);
+        self.0.add(large_bytes_figure(event), bytes.0 as i64);
+    }
+
+    /// Counts allocations that were served from an object that was there already.
+    #[inline]
+    pub fn crumbs(&mut self, times: u64) {
+        self.0.add(CRUMBS, times as i64);
     }
 }

@@ -17,13 +17,14 @@
 //! as in Go. Blocks and everything that a program takes under purposes of its own stand in `OtherSys`, for which
 //! Go has no finer word; ours are the purposes and the `/blocks/` metrics.
 //!
-//! Collected memory is booked by span, not by object. So a whole span of objects counts as `HeapAlloc` (none of it
-//! as unused), and `Mallocs`, `Frees` and `HeapObjects` are zero.
+//! Objects are counted by size class: allocated ones when a cache posts them, dead ones when they are swept, until
+//! when they count as allocated. What is in spans of objects and is no object is *unused*.
 //!
 //! The two views are computed apart from each other, so that comparing them proves something.
 
 use super::account::{Account, MetadataKind, all_purposes};
-use super::snapshot::Snapshot;
+use super::ledger::ClassEvent;
+use super::snapshot::{ClassFigures, Counted, Snapshot};
 use crate::base::purpose::GoWord;
 
 /// A field of [`MemStats`] in Go's spelling.
@@ -53,11 +54,11 @@ macro_rules! mem_stats {
 
 mem_stats! {
     alloc,         "Alloc",        "the same as HeapAlloc";
-    total_alloc,   "TotalAlloc",   "bytes of spans ever allocated for collected objects";
+    total_alloc,   "TotalAlloc",   "bytes of collected objects ever allocated";
     sys,           "Sys",          "all that the heap can use: every account but system and reserved";
-    mallocs,       "Mallocs",      "collected objects ever allocated: zero, they are booked by span";
-    frees,         "Frees",        "collected objects ever freed: zero, as for Mallocs";
-    heap_alloc,    "HeapAlloc",    "bytes of collected objects, counted by whole spans";
+    mallocs,       "Mallocs",      "collected objects ever allocated, and crumbs that share one";
+    frees,         "Frees",        "collected objects ever swept, and all crumbs";
+    heap_alloc,    "HeapAlloc",    "bytes of collected objects, as large as their slots, until they are swept";
     heap_sys,      "HeapSys",      "HeapInuse + HeapIdle";
     heap_idle,     "HeapIdle",     "free pages, with memory or without: free, cached, released";
     heap_inuse,    "HeapInuse",    "bytes in spans of collected objects";
@@ -85,7 +86,7 @@ impl Field {
 /// What `runtime/metrics` would say under `/memory/classes/`: every usable byte in exactly one class.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct MemoryClasses {
-    /// Collected objects, counted by whole spans.
+    /// Collected objects, as large as their slots, until they are swept.
     pub heap_objects: i64,
     /// What is in spans of collected objects and is not counted as an object.
     pub heap_unused: i64,
@@ -175,11 +176,11 @@ impl Snapshot {
             }
         }
         let of = |word: Word| sums[word as usize];
-        let collected = all_purposes().filter(|id| id.row().go == GoWord::Heap);
-        let (allocated, freed) = collected.fold((0, 0), |(allocated, freed), id| {
-            (allocated + self.figures.allocated(id), freed + self.figures.freed(id))
-        });
-        let (mallocs, frees) = (0, 0);
+        let (allocated, freed) =
+            (self.object_bytes(ClassEvent::Allocated), self.object_bytes(ClassEvent::Freed));
+        let crumbs = self.figures.crumbs();
+        let mallocs = self.objects(ClassEvent::Allocated) + crumbs;
+        let frees = self.objects(ClassEvent::Freed) + crumbs;
         let heap_idle = of(Word::HeapKept) + of(Word::HeapReleased);
         MemStats {
             alloc: allocated - freed,
@@ -209,14 +210,17 @@ impl Snapshot {
     /// The snapshot in classes: each class asks the accounts that it is made of.
     pub fn memory_classes(&self) -> MemoryClasses {
         let metadata = |kind| self.balance(Account::Metadata(kind));
-        let heap_objects = self.in_spans_of(GoWord::Heap);
+        let bytes = |of: ClassFigures| i64::from(of.size.unwrap_or(0)) * (of.allocated - of.freed);
+        let large = self.figures.large_object_bytes(ClassEvent::Allocated)
+            - self.figures.large_object_bytes(ClassEvent::Freed);
+        let heap_objects = self.classes_of(Counted::Objects).map(bytes).sum::<i64>() + large;
         let (mspan_inuse, mcache_inuse) =
             (metadata(MetadataKind::SpanRecords), metadata(MetadataKind::Mutators));
         let permanent = metadata(MetadataKind::Permanent);
         let tables = self.metadata() - mspan_inuse - mcache_inuse - permanent;
         MemoryClasses {
             heap_objects,
-            heap_unused: 0,
+            heap_unused: self.in_spans_of(GoWord::Heap) - heap_objects,
             heap_free: self.free(),
             heap_released: self.balance(Account::Released),
             heap_stacks: self.in_spans_of(GoWord::Stack),

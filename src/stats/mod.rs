@@ -17,7 +17,7 @@
 //! 1. The sum over all accounts is zero.
 //! 2. No account but `system` is below zero.
 //! 3. For every purpose: bytes in use = bytes allocated − bytes freed.
-//! 4. For every size class: 0 ≤ blocks freed ≤ blocks allocated.
+//! 4. For every size class, of blocks and of objects: 0 ≤ freed ≤ allocated.
 //! 5. For every purpose: 0 ≤ bytes freed ≤ bytes allocated.
 //! 6. For every purpose: spans are there exactly when bytes are in use.
 //! 7. For every purpose: at least a page is in use for each span.
@@ -59,5 +59,5 @@ pub use account::{Account, MetadataKind};
 pub use check::{Identity, Imbalance};
 pub use ledger::{BookShard, Books, ClassEvent, Entry, Figures, Ledger, SharedLedger};
 pub use memstats::{MemStats, MemoryClasses};
-pub use snapshot::{PurposeBook, PurposeFigures, Resident, Snapshot};
+pub use snapshot::{Counted, PurposeBook, PurposeFigures, Resident, Snapshot};
 pub use values::{Histogram, MetricValue, MetricValues, Value};

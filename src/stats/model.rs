@@ -3,14 +3,16 @@
 
 use super::account::METADATA_KINDS;
 use super::{Account, BookShard, Books, ClassEvent, Ledger, PurposeBook, Resident, Snapshot};
-use crate::base::class::CLASSES;
-use crate::base::purpose::{BLOCKS, BUILT_IN, MAX_PURPOSES};
+use crate::base::class::{CLASSES, TABLE};
+use crate::base::purpose::{BLOCKS, BUILT_IN, MAX_PURPOSES, OBJECTS};
 use crate::base::random::Random;
 use crate::base::{Bytes, PAGE_SIZE, Pages, PurposeId, PurposeName};
 use std::collections::BTreeMap;
 
 /// The purposes declared beside the built-in ones.
 const DECLARED: [&str; 3] = ["query-results", "net/buffers", "x"];
+/// Bytes of every large object.
+const LARGE_OBJECT: i64 = 5 * PAGE_SIZE as i64;
 /// The purposes that exist.
 pub(super) const COUNT: usize = BUILT_IN.len() + DECLARED.len();
 
@@ -29,6 +31,9 @@ pub(super) struct World {
     pub(super) spans: Vec<(PurposeId, usize)>,
     peaks: [usize; MAX_PURPOSES],
     pub(super) held: [[i64; 2]; CLASSES + 1],
+    pub(super) objects: [[i64; 2]; CLASSES + 1],
+    /// Bytes of objects allocated, and swept.
+    pub(super) object_bytes: [i64; 2],
 }
 
 /// One step of work: what, by which shard, and two numbers to choose with.
@@ -43,6 +48,8 @@ impl World {
             spans: Vec::new(),
             peaks: [0; MAX_PURPOSES],
             held: [[0; 2]; CLASSES + 1],
+            objects: [[0; 2]; CLASSES + 1],
+            object_bytes: [0; 2],
         };
         // SAFETY: books and shards are boxed and dropped together; neither moves before.
         unsafe {
@@ -94,7 +101,8 @@ impl World {
             6 | 7 => self.take_span(shard, home, PurposeId((a % COUNT) as u8), b),
             8 => self.free_span(shard, a),
             9 => self.resize_span(shard, a, b),
-            _ => self.handle_blocks(shard, a % (CLASSES + 1), b as i64),
+            10 => self.handle_blocks(shard, a % (CLASSES + 1), b as i64),
+            _ => self.handle_objects(shard, a % (CLASSES + 1), b as i64),
         }
     }
 
@@ -117,7 +125,12 @@ impl World {
         if self.spans.is_empty() {
             return;
         }
-        let (id, bytes) = self.spans.swap_remove(which % self.spans.len());
+        let which = which % self.spans.len();
+        let (id, bytes) = self.spans[which];
+        if !self.can_lose(id, bytes) {
+            return;
+        }
+        self.spans.swap_remove(which);
         let bytes = self.note(Account::Span(id), Account::Free, Bytes(bytes));
         self.ledger(shard, |ledger| {
             ledger.post(|entry| {
@@ -137,7 +150,8 @@ impl World {
         let span = Account::Span(id);
         let grown = self.note(Account::Free, span, Pages(pages / 2).bytes());
         self.raise_peak(id);
-        let shrunk = if pages.is_multiple_of(2) { Bytes(0) } else { Bytes(old - PAGE_SIZE) };
+        let shrinks = !pages.is_multiple_of(2) && self.can_lose(id, old - PAGE_SIZE);
+        let shrunk = if shrinks { Bytes(old - PAGE_SIZE) } else { Bytes::ZERO };
         self.note(span, Account::Free, shrunk);
         self.spans[which].1 = old + grown.0 - shrunk.0;
         self.ledger(shard, |ledger| {
@@ -157,6 +171,34 @@ impl World {
             ledger.post(|entry| {
                 entry.class(row, ClassEvent::Allocated, times as u64);
                 entry.class(row, ClassEvent::Freed, freed as u64);
+            });
+        });
+    }
+
+    /// Whether the objects in the spans of a purpose leave it so many bytes that it can give up.
+    fn can_lose(&self, id: PurposeId, bytes: usize) -> bool {
+        let objects = self.object_bytes[0] - self.object_bytes[1];
+        id != OBJECTS || self.balance(Account::Span(id)) - bytes as i64 >= objects
+    }
+
+    /// Allocates as many objects as there is room for in spans, and sweeps half of those that are there.
+    fn handle_objects(&mut self, shard: usize, row: usize, times: i64) {
+        let size = TABLE.get(row).map_or(LARGE_OBJECT, |row| i64::from(row.size));
+        let objects = self.object_bytes[0] - self.object_bytes[1];
+        let times = times.min((self.balance(Account::Span(OBJECTS)) - objects) / size);
+        self.objects[row][0] += times;
+        let freed = (self.objects[row][0] - self.objects[row][1]) / 2;
+        self.objects[row][1] += freed;
+        self.object_bytes = [self.object_bytes[0] + times * size, self.object_bytes[1] + freed * size];
+        self.ledger(shard, |ledger| {
+            ledger.post(|entry| {
+                for (event, times) in [(ClassEvent::Allocated, times), (ClassEvent::Freed, freed)] {
+                    match row {
+                        CLASSES => entry.large_objects(event, times as u64, Bytes((times * size) as usize)),
+                        _ => entry.objects(row, event, times as u64),
+                    }
+                }
+                entry.crumbs(times as u64);
             });
         });
     }
@@ -183,7 +225,7 @@ pub(super) fn full() -> Box<Snapshot> {
     let mut random = Random::new(7);
     (0..4).for_each(|shard| world.step((0, shard, 0, 1000)));
     for _ in 0..1000 {
-        let step = (1 + random.below(10) as u8, random.below(4), random.below(1000), 1 + random.below(20));
+        let step = (1 + random.below(11) as u8, random.below(4), random.below(1000), 1 + random.below(20));
         world.step(step);
     }
     for kind in METADATA_KINDS {
@@ -192,6 +234,8 @@ pub(super) fn full() -> Box<Snapshot> {
     world.shift(0, Reserved, Released, 1000);
     (0..COUNT).for_each(|id| world.take_span(0, Released, PurposeId(id as u8), 2));
     (0..=CLASSES).for_each(|row| (0..2).for_each(|_| world.handle_blocks(0, row, 9)));
+    world.take_span(0, Released, OBJECTS, 600);
+    (0..=CLASSES).for_each(|row| (0..2).for_each(|_| world.handle_objects(0, row, 2)));
     world.shift(0, Reserved, Free, 20);
     world.shift(0, Free, Cached, 10);
     let mut snapshot = world.snapshot();

@@ -10,7 +10,7 @@
 use super::account::Account;
 use super::ledger::ClassEvent;
 use super::memstats::MemoryClasses;
-use super::snapshot::{ClassFigures, PurposeFigures, Resident, Snapshot};
+use super::snapshot::{Counted, PurposeFigures, Resident, Snapshot};
 use super::values::{MetricValues, Value};
 use crate::base::Bytes;
 use crate::base::purpose::{GoWord, MAX_NAME};
@@ -55,8 +55,8 @@ pub(super) enum Values {
     Class(fn(&MemoryClasses) -> i64),
     EachAccount(fn(&Snapshot, Account) -> Option<i64>),
     EachPurpose(fn(&PurposeFigures) -> Option<i64>),
-    EachSize(fn(&ClassFigures) -> i64),
-    Sizes(ClassEvent),
+    EachSize(Counted, ClassEvent),
+    Sizes(Counted, ClassEvent),
 }
 
 /// One metric of one snapshot.
@@ -78,6 +78,8 @@ pub const MAX_METRIC_NAME: usize = MAX_NAME + 48;
 /// What every name begins with where it is spelled for Prometheus.
 const PREFIX: &str = "spanheap";
 
+use ClassEvent::{Allocated, Freed};
+use Counted::{Blocks, Objects};
 use Kind::{Cumulative, Gauge, Histogram};
 use Values::{Class, EachAccount, EachPurpose, EachSize, One, Sizes};
 
@@ -88,7 +90,7 @@ const fn metric(name: &'static str, kind: Kind, values: Values, about: &'static 
 /// All rows.
 #[rustfmt::skip]
 pub static METRICS: &[Metric] = &[
-    metric("/memory/classes/heap/objects:bytes",          Gauge, Class(|c| c.heap_objects),   "collected objects, counted by whole spans"),
+    metric("/memory/classes/heap/objects:bytes",          Gauge, Class(|c| c.heap_objects),   "collected objects, until they are swept"),
     metric("/memory/classes/heap/unused:bytes",           Gauge, Class(|c| c.heap_unused),    "in spans of collected objects, but no object"),
     metric("/memory/classes/heap/free:bytes",             Gauge, Class(|c| c.heap_free),      "free pages whose memory is kept"),
     metric("/memory/classes/heap/released:bytes",         Gauge, Class(|c| c.heap_released),  "free pages whose memory the system has back"),
@@ -122,14 +124,25 @@ pub static METRICS: &[Metric] = &[
     metric("/memory/purpose/NAME/limit:bytes",             Gauge,      EachPurpose(|p| bytes(p.book.limit)),               "bytes that it does not get beyond, if there is a limit"),
     metric("/memory/purpose/NAME/refused:requests",        Cumulative, EachPurpose(|p| Some(p.book.refused as i64)),       "requests that were refused"),
 
-    metric("/blocks/allocs:blocks",              Cumulative, One(|s| Some(s.blocks(ClassEvent::Allocated))), "blocks handed out, of any size"),
-    metric("/blocks/frees:blocks",               Cumulative, One(|s| Some(s.blocks(ClassEvent::Freed))),     "blocks given back, of any size"),
-    metric("/blocks/inuse:blocks",               Gauge,      One(|s| Some(s.blocks(ClassEvent::Allocated) - s.blocks(ClassEvent::Freed))), "blocks handed out and not given back"),
+    metric("/gc/heap/allocs:objects",              Cumulative, One(|s| Some(s.objects(Allocated))),      "collected objects allocated, without crumbs"),
+    metric("/gc/heap/allocs:bytes",                Cumulative, One(|s| Some(s.object_bytes(Allocated))), "bytes of them, as large as their slots"),
+    metric("/gc/heap/frees:objects",               Cumulative, One(|s| Some(s.objects(Freed))),          "collected objects found dead and swept"),
+    metric("/gc/heap/frees:bytes",                 Cumulative, One(|s| Some(s.object_bytes(Freed))),     "bytes of them"),
+    metric("/gc/heap/objects:objects",             Gauge,      One(|s| Some(s.objects(Allocated) - s.objects(Freed))), "collected objects that are not swept"),
+    metric("/gc/heap/tiny/allocs:objects",         Cumulative, One(|s| Some(s.figures.crumbs())),        "crumbs: allocations that share an object"),
+    metric("/gc/heap/allocs-by-size/SIZE:objects", Cumulative, EachSize(Objects, Allocated),             "objects of a size allocated; `large` have a span to themselves"),
+    metric("/gc/heap/frees-by-size/SIZE:objects",  Cumulative, EachSize(Objects, Freed),                 "objects of a size swept"),
+    metric("/gc/heap/allocs-by-size:bytes",        Histogram,  Sizes(Objects, Allocated),                "sizes of the objects allocated, by size class"),
+    metric("/gc/heap/frees-by-size:bytes",         Histogram,  Sizes(Objects, Freed),                    "sizes of the objects swept"),
+
+    metric("/blocks/allocs:blocks",              Cumulative, One(|s| Some(s.blocks(Allocated))), "blocks handed out, of any size"),
+    metric("/blocks/frees:blocks",               Cumulative, One(|s| Some(s.blocks(Freed))),     "blocks given back, of any size"),
+    metric("/blocks/inuse:blocks",               Gauge,      One(|s| Some(s.blocks(Allocated) - s.blocks(Freed))), "blocks handed out and not given back"),
     metric("/blocks/small/inuse:bytes",          Gauge,      One(|s| Some(s.small_block_bytes())),           "bytes of the blocks in use that share a span with others"),
-    metric("/blocks/allocs-by-size/SIZE:blocks", Cumulative, EachSize(|c| c.allocated),                      "blocks of a size handed out; `large` have a span to themselves"),
-    metric("/blocks/frees-by-size/SIZE:blocks",  Cumulative, EachSize(|c| c.freed),                          "blocks of a size given back"),
-    metric("/blocks/allocs-by-size:bytes",       Histogram,  Sizes(ClassEvent::Allocated),                   "sizes of the blocks handed out, by size class"),
-    metric("/blocks/frees-by-size:bytes",        Histogram,  Sizes(ClassEvent::Freed),                       "sizes of the blocks given back, by size class"),
+    metric("/blocks/allocs-by-size/SIZE:blocks", Cumulative, EachSize(Blocks, Allocated),                      "blocks of a size handed out; `large` have a span to themselves"),
+    metric("/blocks/frees-by-size/SIZE:blocks",  Cumulative, EachSize(Blocks, Freed),                          "blocks of a size given back"),
+    metric("/blocks/allocs-by-size:bytes",       Histogram,  Sizes(Blocks, Allocated),                   "sizes of the blocks handed out, by size class"),
+    metric("/blocks/frees-by-size:bytes",        Histogram,  Sizes(Blocks, Freed),                       "sizes of the blocks given back, by size class"),
 ];
 
 fn bytes(amount: Option<Bytes>) -> Option<i64> {
@@ -155,10 +168,10 @@ impl Metric {
     /// What the placeholder in the name stands for, if it has one.
     pub fn label(&self) -> Option<&'static str> {
         match self.values {
-            One(_) | Class(_) | Sizes(_) => None,
+            One(_) | Class(_) | Sizes(..) => None,
             EachAccount(_) => Some("account"),
             EachPurpose(_) => Some("purpose"),
-            EachSize(_) => Some("size"),
+            EachSize(..) => Some("size"),
         }
     }
 

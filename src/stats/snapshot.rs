@@ -50,15 +50,34 @@ pub struct PurposeFigures {
     pub freed: i64,
 }
 
-/// Events of one size class.
+/// Events of one size class, of blocks or of objects.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ClassFigures {
-    /// Bytes of a block; `None` for the blocks that have a span to themselves.
+    /// Bytes of a block or a slot; `None` for what has a span to itself.
     pub size: Option<u32>,
-    /// Blocks handed out.
+    /// Handed out.
     pub allocated: i64,
-    /// Blocks given back.
+    /// Given back, or swept.
     pub freed: i64,
+}
+
+/// What the events of size classes are about.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Counted {
+    /// Explicitly freed blocks.
+    Blocks,
+    /// Collected objects.
+    Objects,
+}
+
+impl ClassFigures {
+    /// How often an event happened.
+    pub fn of(&self, event: ClassEvent) -> i64 {
+        match event {
+            ClassEvent::Allocated => self.allocated,
+            ClassEvent::Freed => self.freed,
+        }
+    }
 }
 
 /// Bytes that the kernel says have memory behind them.
@@ -209,13 +228,9 @@ impl Snapshot {
         all_purposes().take(self.count).map(|id| self.purpose(id))
     }
 
-    /// The size classes by size, and the large blocks after them.
+    /// The size classes of blocks by size, and the large blocks after them.
     pub fn classes(&self) -> impl Iterator<Item = ClassFigures> + '_ {
-        (0..CLASS_ROWS).map(|row| ClassFigures {
-            size: (row < CLASSES).then(|| TABLE[row].size),
-            allocated: self.figures.class(row, ClassEvent::Allocated),
-            freed: self.figures.class(row, ClassEvent::Freed),
-        })
+        self.classes_of(Counted::Blocks)
     }
 
     /// How often a block was handed out or given back, over all classes.
@@ -227,6 +242,30 @@ impl Snapshot {
     pub fn small_block_bytes(&self) -> i64 {
         let bytes = |c: ClassFigures| c.size.map_or(0, |size| i64::from(size) * (c.allocated - c.freed));
         self.classes().map(bytes).sum()
+    }
+
+    /// The size classes of blocks, or of collected objects, by size, and the large ones after them.
+    pub fn classes_of(&self, what: Counted) -> impl Iterator<Item = ClassFigures> + '_ {
+        let figure = move |row, event| match what {
+            Counted::Blocks => self.figures.class(row, event),
+            Counted::Objects => self.figures.objects(row, event),
+        };
+        (0..CLASS_ROWS).map(move |row| ClassFigures {
+            size: (row < CLASSES).then(|| TABLE[row].size),
+            allocated: figure(row, ClassEvent::Allocated),
+            freed: figure(row, ClassEvent::Freed),
+        })
+    }
+
+    /// How many objects were allocated or swept, over all classes. Crumbs are not objects.
+    pub fn objects(&self, event: ClassEvent) -> i64 {
+        (0..CLASS_ROWS).map(|row| self.figures.objects(row, event)).sum()
+    }
+
+    /// Bytes of objects that were allocated or swept, as large as their slots.
+    pub fn object_bytes(&self, event: ClassEvent) -> i64 {
+        let small = (0..CLASSES).map(|row| i64::from(TABLE[row].size) * self.figures.objects(row, event));
+        small.sum::<i64>() + self.figures.large_object_bytes(event)
     }
 
     /// Bytes with memory behind them, as far as the heap knows: free, cached, in spans, and metadata.

@@ -6,7 +6,7 @@
 use super::ledger::ClassEvent;
 use super::memstats::MemoryClasses;
 use super::names::{METRICS, Metric, MetricName, Values};
-use super::snapshot::{ClassFigures, Snapshot};
+use super::snapshot::{Counted, Snapshot};
 use core::fmt::{self, Display, Write};
 
 /// What a metric says.
@@ -22,6 +22,7 @@ pub enum Value<'s> {
 #[derive(Clone, Copy)]
 pub struct Histogram<'s> {
     snapshot: &'s Snapshot,
+    of: Counted,
     event: ClassEvent,
 }
 
@@ -70,16 +71,12 @@ impl<'s> Histogram<'s> {
     /// The buckets from small to large: the largest size that counts, in bytes, and how often one did. The last bucket
     /// has no largest size.
     pub fn buckets(self) -> impl Iterator<Item = (Option<u32>, i64)> + 's {
-        let count = move |class: &ClassFigures| match self.event {
-            ClassEvent::Allocated => class.allocated,
-            ClassEvent::Freed => class.freed,
-        };
-        self.snapshot.classes().map(move |class| (class.size, count(&class)))
+        self.snapshot.classes_of(self.of).map(move |class| (class.size, class.of(self.event)))
     }
 
     /// How often any size occurred.
     pub fn count(self) -> i64 {
-        self.snapshot.blocks(self.event)
+        self.snapshot.classes_of(self.of).map(|class| class.of(self.event)).sum()
     }
 }
 
@@ -133,7 +130,9 @@ impl<'s> MetricValues<'s> {
         match &metric.values {
             Values::One(value) => single(value(snapshot).map(Value::Number)),
             Values::Class(value) => single(Some(Value::Number(value(&self.classes)))),
-            Values::Sizes(event) => single(Some(Value::Histogram(Histogram { snapshot, event: *event }))),
+            Values::Sizes(of, event) => {
+                single(Some(Value::Histogram(Histogram { snapshot, of: *of, event: *event })))
+            }
             Values::EachAccount(value) => snapshot.accounts().nth(place).map_or(At::End, |account| {
                 let name = snapshot.account_name(account);
                 value(snapshot, account)
@@ -144,11 +143,11 @@ impl<'s> MetricValues<'s> {
                     At::Here(MetricValue::labelled(metric, purpose.book.name, value))
                 })
             }),
-            Values::EachSize(value) => {
-                snapshot.classes().nth(place).map_or(At::End, |class| match class.size {
+            Values::EachSize(of, event) => {
+                snapshot.classes_of(*of).nth(place).map_or(At::End, |class| match class.size {
                     _ if !class.is_used() => At::Nothing,
-                    Some(size) => At::Here(MetricValue::labelled(metric, size, value(&class))),
-                    None => At::Here(MetricValue::labelled(metric, "large", value(&class))),
+                    Some(size) => At::Here(MetricValue::labelled(metric, size, class.of(*event))),
+                    None => At::Here(MetricValue::labelled(metric, "large", class.of(*event))),
                 })
             }
         }
