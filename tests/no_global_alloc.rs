@@ -77,7 +77,7 @@ fn blocks(heap: &Heap) {
     let mut held = [None; 256];
     for round in 0..20 {
         for (i, place) in held.iter_mut().enumerate() {
-            let size = if i % 50 == 0 { 40_000 + i * 100 } else { i * 17 };
+            let size = if i % 50 == 0 { 70_000 + i * 100 } else { i * 17 };
             let layout = Layout::from_size_align(size, 1 << (i % 14)).unwrap();
             let block = match i % 3 {
                 0 => purpose.allocate_zeroed(layout),

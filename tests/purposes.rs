@@ -182,7 +182,7 @@ fn a_soft_limit_tells_a_callback_that_may_allocate() {
 /// Which purpose's bytes grow when the heap is asked for a large block.
 fn booked<'h>(heap: &'h Heap, purposes: &[Purpose<'h>]) -> Option<usize> {
     let before: Vec<_> = purposes.iter().map(Purpose::inuse).collect();
-    let block = block(heap, 50_000);
+    let block = block(heap, 100_000);
     let grown = purposes.iter().zip(before).position(|(purpose, before)| purpose.inuse() > before);
     block.free(heap);
     grown
@@ -228,7 +228,7 @@ fn what_other_threads_free_is_booked_where_it_was_allocated() {
                 let (send, heap) = (send.clone(), &heap);
                 scope.spawn(move || {
                     purpose.scope(|| (0..3000).for_each(|i| send.send(block(heap, i * 7 % 5000)).unwrap()));
-                    send.send(block(heap, 40_000)).unwrap();
+                    send.send(block(heap, 100_000)).unwrap();
                 })
             })
             .collect();

@@ -89,7 +89,7 @@ impl Block {
 fn blocks(heap: &Heap, purpose: Purpose<'_>, seen: &mut Seen) -> Vec<Block> {
     let mut held = Vec::new();
     for (i, size) in
-        [1, 16, 100, 1000, 5000, 32_768, 32_769, 100_000, 1 << 20].into_iter().cycle().take(60).enumerate()
+        [1, 16, 100, 1000, 5000, 65_536, 65_537, 100_000, 1 << 20].into_iter().cycle().take(60).enumerate()
     {
         let layout = Layout::from_size_align(size, 1 << (i % 16)).unwrap();
         let block = match i % 2 {
@@ -115,7 +115,7 @@ fn blocks(heap: &Heap, purpose: Purpose<'_>, seen: &mut Seen) -> Vec<Block> {
 fn grow(heap: &Heap, purpose: Purpose<'_>, seen: &mut Seen) {
     let layout = Layout::from_size_align(100_000, 16).unwrap();
     let Some(at) = seen.note(purpose.allocate(layout)) else { return };
-    for size in [300_000, 1 << 20, 200_000, 50_000, 5 << 20] {
+    for size in [300_000, 1 << 20, 200_000, 70_000, 5 << 20] {
         // SAFETY: the block is ours; it is written as far as it reaches.
         unsafe {
             if heap.resize(at, size).unwrap() {

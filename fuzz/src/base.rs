@@ -12,14 +12,14 @@ fn class_of(size: usize, align: usize) -> Option<usize> {
 }
 
 fn classes(input: &mut Input<'_>) {
-    let (size, align) = (input.below(40_000), 16 << (input.byte() % 10));
+    let (size, align) = (input.below(80_000), 16 << (input.byte() % 10));
     assert_eq!(SizeClass::of(size).map(|class| class.0 as usize), class_of(size, 1), "{size}");
     let aligned = SizeClass::of_aligned(size, align).map(|class| class.0 as usize);
     assert_eq!(aligned, class_of(size.max(align), align), "{size} at {align}");
     assert_eq!(SizeClass::of(size).is_some(), size <= MAX_SMALL);
     let row = &TABLE[input.byte() % CLASSES];
     let offset = input.below(row.pages as usize * PAGE_SIZE) as u32;
-    let passes = offset.wrapping_mul(row.magic) < row.magic;
+    let passes = u64::from(offset).wrapping_mul(row.magic) < row.magic;
     assert_eq!(passes, offset.is_multiple_of(row.size), "{offset} in blocks of {}", row.size);
 }
 

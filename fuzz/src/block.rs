@@ -174,7 +174,7 @@ impl World {
         let (_, span) = self.shared.find(pointer);
         assert_eq!(span.purpose(), purpose(which));
         // SAFETY: a block was just taken from the span.
-        let usable = unsafe { (*self.shared.body(span)).size } as usize;
+        let usable = unsafe { (*self.shared.body(span)).size() };
         self.model.allocated(pointer, Asked { size, align: 16, zeroed: zero, tag: which as u64 }, usable);
     }
 

@@ -2,23 +2,25 @@
 //!
 //! Blocks up to 128 bytes come in steps of 16; above, every doubling is cut into eight equal steps, so that a
 //! block is never more than 12.5 % larger than what was asked for. Each class has a shortest span; who has many spans of a
-//! class gets longer ones.
+//! class gets longer ones. Blocks up to 64 KiB have classes although few of them fit into a span: a span to itself costs a
+//! block ten times as much as a place in a span that is there.
 //! The classes of collected objects are another table: they serve another trade-off.
 //!
 //! A class's `magic` proves without a division that an offset is a multiple of the class's size
-//! (Lemire, Kaser, Kurz: "Faster remainder by direct computation", 2019): with `m = ceil(2^32 / size)`,
-//! `size` divides `n` exactly when `n * m mod 2^32 < m`, for every `n` inside a span.
+//! (Lemire, Kaser, Kurz: "Faster remainder by direct computation", 2019): with `m = ceil(2^64 / size)`,
+//! `size` divides `n` exactly when `n * m mod 2^64 < m`, for every `n` inside a span. (32 bits would do for spans of
+//! small blocks, but not where `n` and `size` together have more.)
 
 use super::units::{PAGE_SIZE, Pages};
 
 /// The largest block that is cut from a span shared with others; larger ones have a span to themselves.
-pub const MAX_SMALL: usize = 32 << 10;
+pub const MAX_SMALL: usize = 64 << 10;
 /// Sizes up to here find their class by one table look-up.
 pub const MAX_DIRECT: usize = 1024;
 /// Bytes between two classes up to 128 bytes, and the alignment that every block has.
 pub const GRANULE: usize = 16;
 /// Number of classes.
-pub const CLASSES: usize = 8 + 8 * 8;
+pub const CLASSES: usize = 8 + 8 * 9;
 
 /// A class's number, from 0 for 16 bytes to [`CLASSES`] − 1 for [`MAX_SMALL`].
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -34,16 +36,18 @@ pub struct ClassRow {
     pub pages: u32,
     /// Blocks in such a span.
     pub blocks: u32,
-    /// `ceil(2^32 / size)`: see the head of this file.
-    pub magic: u32,
+    /// `ceil(2^64 / size)`: see the head of this file.
+    pub magic: u64,
 }
 
 /// The shortest span is so long that it holds this many blocks, as far as `LONG_SPAN` allows.
 const BLOCKS_WANTED: usize = 32;
 /// Spans of classes that need no more for four blocks grow up to here.
 pub const LONG_SPAN: Pages = Pages(8);
-/// The least number of blocks in a span, even where that takes a longer span.
+/// The least number of blocks in a span, even where that takes a longer span, as long as they fit into `LEAST_IN`.
 const BLOCKS_LEAST: usize = 4;
+/// Bytes that a span may have for its least number of blocks' sake.
+const LEAST_IN: usize = 128 << 10;
 
 /// The classes by number.
 pub const TABLE: [ClassRow; CLASSES] = {
@@ -56,9 +60,10 @@ pub const TABLE: [ClassRow; CLASSES] = {
             let doubling = (class - 8) / 8;
             (128 << doubling) + ((class - 8) % 8 + 1) * (16 << doubling)
         };
+        let least = if size * BLOCKS_LEAST > LEAST_IN { LEAST_IN / size } else { BLOCKS_LEAST };
         let mut pages = 1;
         // Long enough, and with at most a sixteenth left over at the end.
-        while pages * PAGE_SIZE / size < BLOCKS_LEAST
+        while pages * PAGE_SIZE / size < least
             || (pages * PAGE_SIZE / size < BLOCKS_WANTED && pages < LONG_SPAN.0 / 2)
             || (pages * PAGE_SIZE % size) * 16 > pages * PAGE_SIZE
         {
@@ -68,7 +73,7 @@ pub const TABLE: [ClassRow; CLASSES] = {
             size: size as u32,
             pages: pages as u32,
             blocks: (pages * PAGE_SIZE / size) as u32,
-            magic: ((1u64 << 32).div_ceil(size as u64)) as u32,
+            magic: ((1u128 << 64).div_ceil(size as u128)) as u64,
         };
         class += 1;
     }
@@ -165,7 +170,7 @@ mod tests {
     fn every_multiple_and_nothing_else_passes_the_magic_test() {
         for row in &TABLE {
             for offset in 0..row.pages.max(LONG_SPAN.0 as u32) * PAGE_SIZE as u32 {
-                let passes = offset.wrapping_mul(row.magic) < row.magic;
+                let passes = u64::from(offset).wrapping_mul(row.magic) < row.magic;
                 assert_eq!(passes, offset.is_multiple_of(row.size), "{offset} in blocks of {}", row.size);
             }
         }
@@ -175,9 +180,10 @@ mod tests {
     fn spans_are_short_and_full() {
         for row in &TABLE {
             let bytes = row.pages as usize * PAGE_SIZE;
-            assert!(row.blocks as usize >= BLOCKS_LEAST, "{row:?}");
+            let least = BLOCKS_LEAST.min(LEAST_IN / row.size as usize);
+            assert!(least >= 2 && row.blocks as usize >= least, "{row:?}");
             assert!((bytes - (row.blocks * row.size) as usize) * 16 <= bytes, "{row:?}");
-            assert!(bytes <= 5 * MAX_SMALL, "{row:?}");
+            assert!(bytes <= LEAST_IN + LEAST_IN / 4, "{row:?}");
         }
     }
 

@@ -8,6 +8,8 @@
 use crate::base::class::{SizeClass, TABLE};
 use crate::base::sync::{AtomicU32, Ordering};
 use crate::span::{NewSpan, SpanId, record};
+// The machine's own, for the model checker as well: no model looks at `end`, which its owner also reads as plain memory.
+use core::sync::atomic::AtomicU32 as PlainU32;
 
 /// A block that nobody uses. The smallest block is as large.
 #[repr(C)]
@@ -49,17 +51,15 @@ pub struct BlockSpan {
     /// Frees until the span wants attention.
     pub trip: u32,
     /// The class's divisibility constant; 0 lets no pointer pass.
-    pub magic: u32,
+    pub magic: u64,
     /// The low half of the span's distance from the region's base.
     pub start: u32,
+    /// Bytes of the blocks that were ever carved: behind them no pointer passes. The owner writes it.
+    pub end: PlainU32,
     /// Blocks to give.
     pub free: *mut FreeBlock,
     /// Blocks that came back since they were last counted.
     pub frees: u64,
-    /// Bytes of the blocks that were ever carved: behind them no pointer passes. The owner writes it.
-    pub end: AtomicU32,
-    /// Bytes of a block.
-    pub size: u32,
     /// Blocks that fit.
     pub blocks: u32,
     /// Blocks that were ever given or put into `free`; those behind were never touched.
@@ -102,12 +102,7 @@ impl BlockSpan {
             start: 0,
             free: core::ptr::null_mut(),
             frees: 0,
-            #[cfg(not(loom))]
-            end: AtomicU32::new(0),
-            #[cfg(loom)]
-            // SAFETY: as above.
-            end: unsafe { core::mem::zeroed() },
-            size: 0,
+            end: PlainU32::new(0),
             blocks: 0,
             carved: 0,
             class: SizeClass(0),
@@ -134,7 +129,6 @@ impl BlockSpan {
         unsafe {
             (*body).magic = row.magic;
             (*body).start = new.page.offset() as u32;
-            (*body).size = row.size;
             (*body).blocks = (new.span.pages().bytes().0 / row.size as usize) as u32;
             (*body).class = class;
             (*body).phase = Phase::Current;
@@ -150,6 +144,12 @@ impl BlockSpan {
         (self.blocks / 8).clamp(1, MOST_WAITED_FOR)
     }
 
+    /// Bytes of a block.
+    #[inline]
+    pub fn size(&self) -> usize {
+        self.class.size()
+    }
+
     /// Blocks in use.
     pub fn used(&self) -> u32 {
         match self.phase {
@@ -161,7 +161,7 @@ impl BlockSpan {
     /// Whether the byte at `offset` from the region's base begins a block.
     #[inline(always)]
     pub fn begins_block(&self, offset: usize) -> bool {
-        (offset as u32).wrapping_sub(self.start).wrapping_mul(self.magic) < self.magic
+        u64::from((offset as u32).wrapping_sub(self.start)).wrapping_mul(self.magic) < self.magic
     }
 
     /// Whether the byte at `offset` from the region's base lies in a block that was ever carved.
@@ -170,13 +170,24 @@ impl BlockSpan {
         (offset as u32).wrapping_sub(self.start) < self.end.load(Ordering::Relaxed)
     }
 
+    /// As [`BlockSpan::is_carved`], for the owner: what nobody else writes can be read as plain memory, and that spares
+    /// the fast path an instruction.
+    ///
+    /// # Safety
+    /// The caller is the span's owner.
+    #[inline(always)]
+    pub unsafe fn is_own_carved(&self, offset: usize) -> bool {
+        // SAFETY: only the owner writes `end`, and the caller is the owner, so nobody writes meanwhile.
+        (offset as u32).wrapping_sub(self.start) < unsafe { *self.end.as_ptr() }
+    }
+
     /// Cuts more blocks off the untouched end: one where blocks are large, else a system page of them.
     /// Returns the first; the others are in `free`, which was empty.
     ///
     /// # Safety
     /// `memory` is the span's first byte, and the caller is its owner.
     pub unsafe fn carve(&mut self, memory: *mut u8, key: usize) -> *mut FreeBlock {
-        let size = self.size as usize;
+        let size = self.size();
         let count = (CARVE / size).clamp(1, (self.blocks - self.carved) as usize);
         // SAFETY: blocks from `carved` to `blocks` lie in the span, and nobody has them.
         unsafe {
@@ -189,7 +200,7 @@ impl BlockSpan {
             }
             self.free = next;
             self.carved += count as u32;
-            self.end.store(self.carved * self.size, Ordering::Relaxed);
+            self.end.store(self.carved * size as u32, Ordering::Relaxed);
             if !self.fresh {
                 // A free block that began here before may have left its mark behind.
                 (*first.cast::<FreeBlock>()).mark = 0;

@@ -237,7 +237,7 @@ impl BlockCache {
             }
             // The entry may be an old one, of a page that is nobody's now: then the record's present span is
             // elsewhere, and nothing but the distance says so.
-            if !(*span).is_carved(offset) || !(*span).begins_block(offset) {
+            if !(*span).is_own_carved(offset) || !(*span).begins_block(offset) {
                 return Freed::Other;
             }
             let block = pointer.cast::<FreeBlock>();
@@ -560,7 +560,7 @@ impl BlockCache {
         unsafe {
             self.count(work, span);
             self.bins[(*span).class.0 as usize].spans -= 1;
-            let touched = Bytes((*span).carved as usize * (*span).size as usize).pages_ceil();
+            let touched = Bytes((*span).carved as usize * (*span).size()).pages_ceil();
             let id = id_of(span, self.records);
             work.ground.free(work.spans, id, touched);
         }

@@ -60,9 +60,8 @@ pub struct Counts {
 /// What of a block span changes under locks alone.
 struct Shape {
     class: SizeClass,
-    size: usize,
     blocks: usize,
-    magic: u32,
+    magic: u64,
     start: u32,
     carved: usize,
     fresh: bool,
@@ -76,7 +75,6 @@ impl Shape {
         unsafe {
             Shape {
                 class: (*body).class,
-                size: (*body).size as usize,
                 blocks: (*body).blocks as usize,
                 magic: (*body).magic,
                 start: (*body).start,
@@ -176,7 +174,6 @@ impl<Q: Fn(u32) -> bool, C: Fn(u32, PurposeId) -> *mut BlockCache> Walk<'_, Q, C
         let row = &TABLE[shape.class.0 as usize];
         for (text, found, wanted) in [
             ("a span is some short ones long", span.pages().0 % row.pages as usize, 0),
-            ("blocks are as large as the class says", shape.size, row.size as usize),
             ("there are as many blocks as fit", shape.blocks, span.pages().bytes().0 / row.size as usize),
             ("the divisibility constant is the class's", shape.magic as usize, row.magic as usize),
             ("a span knows where it begins", shape.start as usize, span.page().offset() & u32::MAX as usize),
@@ -184,7 +181,7 @@ impl<Q: Fn(u32) -> bool, C: Fn(u32, PurposeId) -> *mut BlockCache> Walk<'_, Q, C
             OF_BLOCKS.equal(text, subject, found, wanted)?;
         }
         OF_BLOCKS.at_most("no more blocks are carved than there are", subject, shape.carved, shape.blocks)?;
-        let from = shape.carved * shape.size;
+        let from = shape.carved * row.size as usize;
         if shape.fresh {
             let memory = self.heap.region().page_pointer(span.page());
             let to = from.next_multiple_of(SYSTEM_PAGE);
@@ -227,8 +224,13 @@ impl<Q: Fn(u32) -> bool, C: Fn(u32, PurposeId) -> *mut BlockCache> Walk<'_, Q, C
         let ours = self.heap.region().page_of(Address::of(at)).is_some_and(|page| span.holds(page));
         OF_BLOCKS.equal("a free block lies in its span", subject, ours.into(), 1)?;
         let offset = at.addr() - self.heap.region().address(span.page()).0;
-        OF_BLOCKS.equal("a free block begins a block", subject, offset % shape.size, 0)?;
-        OF_BLOCKS.at_most("a free block was carved", subject, offset / shape.size + 1, shape.carved)?;
+        OF_BLOCKS.equal("a free block begins a block", subject, offset % shape.class.size(), 0)?;
+        OF_BLOCKS.at_most(
+            "a free block was carved",
+            subject,
+            offset / shape.class.size() + 1,
+            shape.carved,
+        )?;
         // SAFETY: it lies in a span of the heap, at a block's beginning, and nobody has that block.
         let found = unsafe { (*at).mark };
         OF_KEY.equal("a free block carries its mark", subject, found, mark(self.key, at))

@@ -1,4 +1,4 @@
-//! Blocks that have a span to themselves: those above 32 KiB, and those that want more alignment than a page.
+//! Blocks that have a span to themselves: those above 64 KiB, and those that want more alignment than a page.
 //!
 //! Anyone may free one, at once: it belongs to no owner. The word that names the owner elsewhere says
 //! [`LARGE`] here, and whoever exchanges it for zero has freed the block; a second thread that

@@ -5,7 +5,7 @@
 //! 1. it overlaps no other block, and begins at a multiple of the alignment asked for;
 //! 2. all of its usable bytes are the holder's: they are filled with a pattern of the block's own, which must still be
 //!    there when the block is freed, resized or looked at;
-//! 3. it is as large as asked for, and wastes little: less than 16 bytes up to 128, an eighth up to 32 KiB, less than a
+//! 3. it is as large as asked for, and wastes little: less than 16 bytes up to 128, an eighth up to 64 KiB, less than a
 //!    page above;
 //! 4. it reads as zeros, if zeros were asked for.
 //!
@@ -22,7 +22,7 @@ const ALL_WORDS_UP_TO: usize = 64 << 10;
 /// The distance between the words of larger blocks that do, in words.
 const STRIDE: usize = 61;
 /// The largest block that shares a span.
-const MAX_SMALL: usize = 32 << 10;
+const MAX_SMALL: usize = 64 << 10;
 /// Bytes of a page.
 const PAGE: usize = 8 << 10;
 

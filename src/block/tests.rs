@@ -3,7 +3,7 @@
 //! # Safety
 //! Blocks and spans are the tests' own: what is looked at belongs to heaps that nobody else uses meanwhile.
 
-use crate::base::class::{SizeClass, TABLE};
+use crate::base::class::SizeClass;
 use crate::block::body::{BlockSpan, FreeBlock, mark};
 
 mod check;
@@ -50,17 +50,18 @@ mod random_programs {
 
 #[test]
 fn carving_hands_out_every_block_once_and_clears_the_key() {
-    for row in &TABLE {
+    for class in SizeClass::all() {
+        let row = class.row();
         let bytes = row.pages as usize * crate::base::PAGE_SIZE;
         let mut memory = vec![0xaa_u64; bytes / 8];
         let mut span = BlockSpan::empty();
-        (span.size, span.blocks, span.magic) = (row.size, row.blocks, row.magic);
+        (span.class, span.blocks, span.magic) = (class, row.blocks, row.magic);
         let mut seen = Vec::new();
         while span.carved < span.blocks {
             // SAFETY: the memory is as long as a span of the class.
             unsafe {
                 let memory = memory.as_mut_ptr().cast::<u8>();
-                let next = memory.add(span.carved as usize * span.size as usize).cast::<FreeBlock>();
+                let next = memory.add(span.carved as usize * span.size()).cast::<FreeBlock>();
                 (*next).mark = mark(0xaaaa, next);
                 let first = span.carve(memory, 0xaaaa);
                 assert_eq!(first, next);

@@ -42,11 +42,11 @@ impl Heap {
             .map(|(_, span)| {
                 let body = span.body::<BlockSpan>();
                 // SAFETY: read for an estimate; the span may be in other hands meanwhile.
-                let (phase, carved, size) = unsafe { ((*body).phase, (*body).carved, (*body).size) };
+                let (phase, carved, size) = unsafe { ((*body).phase, (*body).carved, (*body).size()) };
                 if matches!(phase, Phase::None | Phase::Large) {
                     return Bytes::ZERO;
                 }
-                let touched = Bytes(carved as usize * size as usize).round_up(system_page);
+                let touched = Bytes(carved as usize * size).round_up(system_page);
                 let touched = touched.unwrap_or_default().0;
                 let pages = (touched / PAGE_SIZE..span.pages().0).filter(|&page| span.was_clean(Pages(page)));
                 // The first of them may have been touched in part.

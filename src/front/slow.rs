@@ -258,7 +258,7 @@ impl HeapCore {
             return Ok(found.span.pages().bytes().0);
         }
         // SAFETY: constant while blocks of the span are in use, and the pointer is such a block's.
-        Ok(unsafe { (*found.body).size } as usize)
+        Ok(unsafe { (*found.body).size() })
     }
 
     /// Changes the size of a block where it stands. Returns whether it could.
@@ -277,7 +277,7 @@ impl HeapCore {
         let found = self.find_block(pointer)?;
         if found.owner != LARGE {
             // SAFETY: as in `usable_size`.
-            let usable = unsafe { (*found.body).size } as usize;
+            let usable = unsafe { (*found.body).size() };
             return Ok(size <= usable && (size >= usable / 2 || usable <= 128));
         }
         if size <= crate::base::class::MAX_SMALL || size > TOO_LARGE {
@@ -330,8 +330,7 @@ impl HeapCore {
             let body = span.body::<BlockSpan>();
             // SAFETY: read for a message only.
             let block = unsafe {
-                matches!((*body).phase, Phase::Current | Phase::Listed | Phase::Full)
-                    .then_some((*body).size as usize)
+                matches!((*body).phase, Phase::Current | Phase::Listed | Phase::Full).then(|| (*body).size())
             };
             SpanPlace {
                 from,

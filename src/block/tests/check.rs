@@ -117,11 +117,10 @@ fn wrong_counts_and_lists_are_found() {
         ("a list that meets no block", |body| body.free = body.free.wrapping_byte_add(16)),
         ("blocks that are not carved", |body| {
             let at = body.free.addr() & !8191;
-            body.free = std::ptr::with_exposed_provenance_mut::<FreeBlock>(
-                at + body.carved as usize * body.size as usize,
-            );
+            body.free =
+                std::ptr::with_exposed_provenance_mut::<FreeBlock>(at + body.carved as usize * body.size());
         }),
-        ("another size", |body| body.size += 16),
+        ("another class", |body| body.class.0 += 1),
         ("another number of blocks", |body| body.blocks -= 1),
         ("another divisor", |body| body.magic += 1),
         ("another place", |body| body.start += 8192),
@@ -141,7 +140,7 @@ fn dirt_behind_the_carved_blocks_is_found() {
     // Blocks of which a system page is no multiple, so that the last page that was touched has a rest.
     let block = allocate(heap.blocks(), 3000);
     let broken = Broken { heap, block };
-    let end = broken.body().carved as usize * broken.body().size as usize;
+    let end = broken.body().carved as usize * broken.body().size();
     assert!(broken.body().fresh && !end.is_multiple_of(4096));
     broken.heap.check().unwrap();
     // SAFETY: the span's own memory, which nobody has.

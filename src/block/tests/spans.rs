@@ -164,17 +164,17 @@ fn large_blocks_grow_and_shrink_where_they_stand() {
         // SAFETY: the block is the test's.
         unsafe { heap.resize(block, size) }.unwrap()
     };
-    let block = allocate(purpose, 10 * PAGE_SIZE);
-    let wall = allocate(purpose, 10 * PAGE_SIZE);
+    let block = allocate(purpose, 20 * PAGE_SIZE);
+    let wall = allocate(purpose, 20 * PAGE_SIZE);
     let apart = wall.as_ptr().addr().wrapping_sub(block.as_ptr().addr()) / PAGE_SIZE;
-    assert_eq!(apart, 10, "first fit puts them side by side");
-    assert!(!resize(block, 11 * PAGE_SIZE), "what follows is in use");
-    assert_eq!(heap.usable_size(block), Ok(10 * PAGE_SIZE));
-    assert!(resize(block, 6 * PAGE_SIZE + 1));
-    assert_eq!(heap.usable_size(block), Ok(7 * PAGE_SIZE));
-    assert_eq!(purpose.inuse(), Pages(17).bytes(), "the rest is given back");
+    assert_eq!(apart, 20, "first fit puts them side by side");
+    assert!(!resize(block, 21 * PAGE_SIZE), "what follows is in use");
+    assert_eq!(heap.usable_size(block), Ok(20 * PAGE_SIZE));
+    assert!(resize(block, 16 * PAGE_SIZE + 1));
+    assert_eq!(heap.usable_size(block), Ok(17 * PAGE_SIZE));
+    assert_eq!(purpose.inuse(), Pages(37).bytes(), "the rest is given back");
     assert_eq!(heap.check(), Ok(()));
-    assert!(resize(block, 10 * PAGE_SIZE), "and taken again");
+    assert!(resize(block, 20 * PAGE_SIZE), "and taken again");
     free(&heap, wall);
     heap.release_all();
     assert!(resize(block, 200 * PAGE_SIZE), "nothing is in the way any more");
@@ -194,15 +194,15 @@ fn blocks_are_aligned_to_whatever_is_asked() {
     let heap = heap();
     let purpose = heap.declare("one").unwrap();
     // Something in between, so that nothing is aligned by chance.
-    let mut blocks = vec![allocate(purpose, 40 << 10)];
+    let mut blocks = vec![allocate(purpose, 80 << 10)];
     for shift in 0..=27 {
-        for size in [1, 100, 5000, 40_000, 3 << 20] {
+        for size in [1, 100, 5000, 80_000, 3 << 20] {
             let layout = Layout::from_size_align(size, 1 << shift).unwrap();
             let block = purpose.allocate(layout).unwrap();
             assert!(block.as_ptr().addr().is_multiple_of(1 << shift), "{layout:?} at {block:?}");
             assert!(heap.usable_size(block).unwrap() >= size);
             blocks.push(block);
-            blocks.push(allocate(purpose, 40 << 10));
+            blocks.push(allocate(purpose, 80 << 10));
         }
     }
     assert_eq!(heap.check(), Ok(()));
