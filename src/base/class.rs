@@ -2,8 +2,8 @@
 //!
 //! Blocks up to 128 bytes come in steps of 16; above, every doubling is cut into eight equal steps, so that a
 //! block is never more than 12.5 % larger than what was asked for. Each class has a shortest span; who has many spans of a
-//! class gets longer ones. Blocks up to 64 KiB have classes although few of them fit into a span: a span to itself costs a
-//! block ten times as much as a place in a span that is there.
+//! class gets longer ones. Blocks up to 64 KiB have classes although only two of the largest fit into a span: a place in a
+//! span that is there costs far less than a span to itself.
 //! The classes of collected objects are another table: they serve another trade-off.
 //!
 //! A class's `magic` proves without a division that an offset is a multiple of the class's size

@@ -39,7 +39,8 @@ pub const TABLE: [ObjectRow; CLASSES] = {
     let mut table = [ObjectRow { size: 0, magic: 0, pages: 0, slots: 0 }; CLASSES];
     let mut class = 0;
     while class < CLASSES {
-        let (size, magic) = (SIZES[class].size, SIZES[class].magic);
+        let size = SIZES[class].size;
+        let magic = (1u64 << 32).div_ceil(size as u64) as u32;
         let mut pages = 1;
         while size as usize > MAX_ONE_PAGE
             && (pages * PAGE_SIZE < size as usize
