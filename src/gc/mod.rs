@@ -62,7 +62,12 @@
 //! [`Collector::check`] and [`Collector::check_marks`] prove them. What all this is for, that everything reachable is
 //! marked when marking has ended, is found out by [`verify`], which walks through everything in another way.
 //!
-//! The room does not know when to begin, how fast to go, what a stack is, nor who sweeps.
+//! ## When, and how fast
+//!
+//! What is decided by numbers alone stands apart from what is done: [`pace`] says when to begin, how much mutators help
+//! and how fast to sweep; [`limit`] keeps the collector from taking the processors for itself.
+//!
+//! The room does not know what a stack is, nor who sweeps.
 //! (Go: `mgc.go`, `mgcmark.go`, `mgcwork.go`, `mgcmark_greenteagc.go`, `mwbbuf.go`, `mbarrier.go`, `mcheckmark.go`.)
 
 #[cfg(not(loom))]
@@ -72,8 +77,10 @@ mod check;
 #[cfg(not(loom))]
 mod collector;
 pub mod kernel;
+pub mod limit;
 #[cfg(not(loom))]
 pub mod mark;
+pub mod pace;
 pub mod queue;
 pub mod roots;
 pub mod terminate;
