@@ -162,12 +162,17 @@ impl Pair {
         }
     }
 
-    fn release(&mut self, input: &mut Input) {
+    fn release(&mut self, worthwhile: bool, input: &mut Input) {
         let Some(top) = self.real.top() else { return };
         let from = if input.byte() < 160 { top.0 } else { input.below(top.0 + 1) };
         let most = input.pages();
-        let real = self.real.take_releasable(PageId(from), Pages(most));
-        let model = self.model.take_releasable(from, most, self.huge);
+        let (real, model) = if worthwhile {
+            let real = self.real.take_worthwhile(PageId(from), Pages(most));
+            (real, self.model.take_worthwhile(from, most, self.huge))
+        } else {
+            let real = self.real.take_releasable(PageId(from), Pages(most));
+            (real, self.model.take_releasable(from, most, self.huge))
+        };
         assert_eq!(real.map(|(page, pages)| (page.0, pages.0)), model, "{most} pages from {from} down");
         // Until the system has answered they are in use; at times that takes long.
         self.live.extend(model);
@@ -198,7 +203,11 @@ impl Pair {
             11 => self.open_cache(),
             12 => self.close_cache(input),
             13 | 14 => self.allocate_cached(input),
-            _ => self.release(input),
+            _ if operation >= 240 => {
+                self.real.next_generation();
+                self.model.next_generation();
+            }
+            _ => self.release(operation >= 128, input),
         }
     }
 

@@ -11,7 +11,7 @@ use super::input::Input;
 use spanheap::base::purpose::{BLOCKS, STACKS, WORK_BUFFERS};
 use spanheap::base::{Address, Bytes, PAGE_SIZE, PageId, Pages, PurposeId};
 use spanheap::os::System;
-use spanheap::span::{Ground, Meters, PageHeap, Request, SpanCache, SpanId, Zeroed};
+use spanheap::span::{Ground, Meters, PageHeap, Release, Request, SpanCache, SpanId, Zeroed};
 use spanheap::stats::{Account, BookShard, Books, Figures};
 use spanheap::{Exhausted, Scarce};
 use std::collections::BTreeMap;
@@ -189,7 +189,7 @@ impl Pair {
             0..=12 => self.allocate(n, input),
             13..=23 => self.free(n, input),
             24..=26 => self.resize(n, input),
-            27 => drop(ground.release(Pages(input.byte()).bytes())),
+            27 => drop(ground.release(Pages(input.byte()).bytes(), Release::InBackground)),
             28 | 29 => ground.flush(cache),
             30 => self.heap.set_limit(limit(input.byte()).map(|limit| limit + Bytes::mib(4))),
             _ => {
@@ -238,7 +238,7 @@ impl Pair {
             let (ground, cache) = self.ground(n);
             ground.flush(cache);
         }
-        self.ground(0).0.release(Bytes(usize::MAX));
+        self.ground(0).0.release(Bytes(usize::MAX), Release::OnRequest);
         self.compare();
         let mut figures = Box::new(Figures::zero());
         self.books.read(&mut figures);

@@ -25,6 +25,8 @@ use core::ops::{Deref, DerefMut};
 pub enum Rank {
     /// The doors' list of living heaps.
     Heaps,
+    /// What the scavenger has seen of a heap; held while it works there.
+    Scavenger,
     /// A heap's list of mutators: who is attached, who is parked.
     Mutators,
     /// One mutator's slow path. A second one's is taken only by trying ([`Lock::try_lock`]).

@@ -54,6 +54,16 @@ pub fn wait(word: &AtomicU32, expected: u32) {
     let _ = rustix::thread::futex::wait(word, rustix::thread::futex::Flags::PRIVATE, expected, None);
 }
 
+/// As [`wait`], for so many nanoseconds at most.
+#[cfg(not(loom))]
+pub fn wait_for(word: &AtomicU32, expected: u32, nanoseconds: u64) {
+    let time = rustix::thread::futex::Timespec {
+        tv_sec: (nanoseconds / 1_000_000_000) as i64,
+        tv_nsec: (nanoseconds % 1_000_000_000) as i64,
+    };
+    let _ = rustix::thread::futex::wait(word, rustix::thread::futex::Flags::PRIVATE, expected, Some(&time));
+}
+
 /// Wakes one thread that sleeps on `word`.
 #[cfg(not(loom))]
 pub fn wake(word: &AtomicU32) {

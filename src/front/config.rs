@@ -19,6 +19,21 @@ pub struct Config {
     /// What to do about pointers that are not what they should be. Only the C door and the global allocator
     /// look at it: elsewhere misuse is returned or panics.
     pub misuse: OnMisuse,
+    /// Whether free memory goes back to the system by itself.
+    pub scavenger: Scavenger,
+}
+
+/// When free memory goes back to the system by itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Scavenger {
+    /// Never: only when the program asks, or the heap meets its limit.
+    Off = 0,
+    /// In the background, at a hundredth of a processor's time: what is above a tenth of what is in use, and, when nobody
+    /// has used the heap for a while, everything.
+    On = 1,
+    /// In the background, everything, as soon as it is free.
+    Eager = 2,
 }
 
 /// What a door does about misuse, once it has said so on standard error.
@@ -48,14 +63,20 @@ pub const MEMORY_LIMIT: &str = "SPANHEAP_MEMORY_LIMIT";
 /// The least address space that makes a heap.
 pub const LEAST_RESERVE: Bytes = Bytes::mib(64);
 
-const KEYS: &str = "keys: reserve:SIZE, limit:SIZE|off, misuse:abort|report";
+const KEYS: &str = "keys: reserve:SIZE, limit:SIZE|off, misuse:abort|report, scavenger:off|on|eager";
 const SIZES: &str = "a size: a number and B, KiB, MiB, GiB or TiB";
 const LIMITS: &str = "a limit: a number and B, KiB, MiB, GiB or TiB, or off";
 
 impl Config {
     /// The defaults: 1 TiB of address space, no limit, stop on misuse.
     pub const fn new() -> Config {
-        Config { reserve: Bytes::gib(1024), least: LEAST_RESERVE, limit: None, misuse: OnMisuse::Abort }
+        Config {
+            reserve: Bytes::gib(1024),
+            least: LEAST_RESERVE,
+            limit: None,
+            misuse: OnMisuse::Abort,
+            scavenger: Scavenger::On,
+        }
     }
 
     /// Takes in what `SPANHEAP_CONF` says; `complain` hears of what was not understood.
@@ -89,6 +110,10 @@ impl Config {
             ("misuse", "abort") => self.misuse = OnMisuse::Abort,
             ("misuse", "report") => self.misuse = OnMisuse::Report,
             ("misuse", _) => return Err("misuse:abort or misuse:report"),
+            ("scavenger", "off") => self.scavenger = Scavenger::Off,
+            ("scavenger", "on") => self.scavenger = Scavenger::On,
+            ("scavenger", "eager") => self.scavenger = Scavenger::Eager,
+            ("scavenger", _) => return Err("scavenger:off, scavenger:on or scavenger:eager"),
             _ => return Err(KEYS),
         }
         Ok(())

@@ -17,6 +17,7 @@ use crate::base::{Address, Bytes, Guard, Lock, PurposeId, Rank};
 use crate::block::{BlockCache, BlockCentral, Work};
 use crate::front::config::Config;
 use crate::front::mutator::{Local, Mutator, State};
+use crate::front::scavenger::Scavenging;
 use crate::os::{ReserveError, System, SystemError, Table};
 use crate::span::{Ground, Meters, PageHeap};
 use crate::stats::{Account, Books, Ledger, MetadataKind, PurposeBook, Snapshot};
@@ -44,6 +45,7 @@ pub(crate) struct HeapCore {
     pub(super) roster: Lock<Roster>,
     pub(crate) books: Books,
     pub(crate) meters: Meters,
+    pub(crate) scavenging: Scavenging,
 }
 
 /// Every mutator.
@@ -102,6 +104,7 @@ impl HeapCore {
             (&raw mut (*at).key).write(system.random() as usize | 1);
             (&raw mut (*at).next_cache).write(Lock::new(Rank::Metadata, 0));
             (&raw mut (*at).roster).write(Lock::new(Rank::Mutators, Roster { next: SHARED, parked: 0 }));
+            (&raw mut (*at).scavenging).write(Scavenging::new(config.scavenger, system.now()));
             Books::init(&raw mut (*at).books);
             Meters::init(&raw mut (*at).meters);
             let shared = (*at).books.shared();
@@ -279,6 +282,16 @@ impl HeapCore {
 
     /// What the slow path of a mutator works with.
     pub(crate) fn work<'a>(&'a self, mutator: &'a Mutator, local: &'a mut Guard<'_, Local>) -> Work<'a> {
+        mutator.visit();
+        self.quiet_work(mutator, local)
+    }
+
+    /// The same, for work that nobody needs: a mutator is as idle as before.
+    pub(crate) fn quiet_work<'a>(
+        &'a self,
+        mutator: &'a Mutator,
+        local: &'a mut Guard<'_, Local>,
+    ) -> Work<'a> {
         let ground = Ground { heap: &self.pages, meters: &self.meters, ledger: self.ledger(mutator) };
         Work { ground, spans: &mut local.spans, central: &self.central }
     }
@@ -370,6 +383,7 @@ impl HeapCore {
     /// Takes every lock of the heap but those of the books: what is guarded stands still until
     /// [`HeapCore::go_on`]. Fast paths of other threads do not stop.
     pub(crate) fn stop(&self) {
+        self.scavenging.looks.acquire();
         self.roster.acquire();
         // SAFETY: the roster's lock was just taken, and its only other reference is that of its holder.
         let next = unsafe { self.roster.held_mut() }.next;
@@ -397,6 +411,7 @@ impl HeapCore {
                 self.mutator(number).local.release();
             }
             self.roster.release();
+            self.scavenging.looks.release();
         }
     }
 

@@ -8,14 +8,14 @@ use crate::base::{Bytes, Exhausted, Guard, PurposeId, purpose};
 use crate::block::BlockCache;
 use crate::block::cache::Block;
 use crate::block::cache::Freed;
-use crate::front::config::Config;
+use crate::front::config::{Config, Scavenger};
 use crate::front::core::HeapCore;
 use crate::front::misuse::Misuse;
 use crate::front::mutator::{Local, Mutator};
 use crate::front::purpose::{Collected, Purpose};
 use crate::front::{process, threads};
 use crate::os::{ReserveError, System};
-use crate::span::DeclareError;
+use crate::span::{DeclareError, Release};
 use crate::stats::Snapshot;
 use core::alloc::Layout;
 use core::ptr::NonNull;
@@ -245,7 +245,12 @@ impl Heap {
         // SAFETY: the mutator is this thread's, or the shared one.
         unsafe { core.flush(self.mutator()) };
         core.flush_parked();
-        self.with_local(|core, mutator, local| core.work(mutator, local).ground.release(Bytes(usize::MAX)))
+        core.all_mutators().for_each(|mutator| {
+            core.tend(mutator);
+        });
+        self.with_local(|core, mutator, local| {
+            core.work(mutator, local).ground.release(Bytes(usize::MAX), Release::OnRequest)
+        })
     }
 
     /// The most memory that the heap may commit, metadata included.
@@ -256,6 +261,17 @@ impl Heap {
     /// Sets or lifts the limit on committed memory. What is above it already stays.
     pub fn set_limit(&self, limit: Option<Bytes>) {
         self.core().pages.set_limit(limit);
+    }
+
+    /// When free memory goes back to the system by itself.
+    pub fn scavenger(&self) -> Scavenger {
+        self.core().scavenging.mode()
+    }
+
+    /// Says when free memory goes back to the system by itself.
+    pub fn set_scavenger(&self, mode: Scavenger) {
+        self.core().scavenging.set_mode(mode);
+        self.core().nudge();
     }
 
     /// Reads the books at one instant, without stopping anyone.
@@ -269,7 +285,7 @@ impl Heap {
     pub fn snapshot_into(&self, snapshot: &mut Snapshot) {
         let core = self.core();
         self.with_local(|core, mutator, local| {
-            let work = core.work(mutator, local);
+            let work = core.quiet_work(mutator, local);
             for cache in mutator.caches() {
                 // SAFETY: the mutator's lock is held, and its thread is this one or there is none.
                 unsafe { BlockCache::post_events(cache, &work) };

@@ -15,6 +15,7 @@
 //! The only statics of the crate are here: the process heap, the list of living heaps, and a thread's words.
 //! The slow path of allocation is one loop (`slow`): rooms below say what they lack and never call up.
 
+mod background;
 mod check;
 pub mod config;
 pub(crate) mod core;
@@ -25,10 +26,12 @@ pub mod manual;
 pub mod metrics;
 pub mod misuse;
 pub(crate) mod mutator;
+mod pacing;
 pub mod process;
 pub mod purpose;
 pub mod report;
 mod residency;
+pub mod scavenger;
 pub(crate) mod slow;
 pub(crate) mod threads;
 pub(crate) mod tls;

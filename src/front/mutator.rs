@@ -25,7 +25,7 @@ use crate::base::sync::{AtomicU32, Ordering};
 use crate::base::{Lock, PurposeId, Rank};
 use crate::block::BlockCache;
 use crate::front::core::HeapCore;
-use crate::os::Zeroed;
+use crate::os::{Nanoseconds, Zeroed};
 use crate::span::SpanCache;
 use crate::stats::BookShard;
 use core::cell::Cell;
@@ -45,6 +45,13 @@ pub(crate) struct Mutator {
     pub(crate) core: *const HeapCore,
     pub(crate) number: u32,
     state: AtomicU32,
+    /// Slow paths so far: see [`Mutator::visit`].
+    visits: AtomicU32,
+    /// The visits that the scavenger saw last, since when, and those of the last time that it came by; guarded by its
+    /// lock of the heap.
+    pub(crate) seen: Cell<u32>,
+    pub(crate) since: Cell<Nanoseconds>,
+    pub(crate) tended: Cell<u32>,
     /// The next parked mutator; guarded by the roster.
     pub(crate) next_parked: Cell<u32>,
     /// The caches by purpose. Written under `local`; read by the thread without it.
@@ -75,6 +82,17 @@ impl Mutator {
             (&raw mut (*at).state).write(AtomicU32::new(State::Attached as u32));
             (&raw mut (*at).local).write(Lock::new(Rank::Mutator, Local::default()));
         }
+    }
+
+    /// Counts a slow path; the caller holds `local`.
+    #[inline]
+    pub(crate) fn visit(&self) {
+        self.visits.store(self.visits.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+    }
+
+    /// Slow paths so far: while the number stands still, nobody needs what `local` guards.
+    pub(crate) fn visits(&self) -> u32 {
+        self.visits.load(Ordering::Relaxed)
     }
 
     pub(crate) fn is_parked(&self) -> bool {

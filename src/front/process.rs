@@ -27,7 +27,7 @@ use crate::front::heap::Heap;
 use crate::front::misuse::Misuse;
 use crate::front::mutator::Mutator;
 use crate::front::slow::NATURAL;
-use crate::front::{threads, tls};
+use crate::front::{scavenger, threads, tls};
 use core::cell::UnsafeCell;
 use core::ffi::CStr;
 use core::mem::MaybeUninit;
@@ -89,8 +89,8 @@ fn make() {
 }
 
 /// Gives the process heap its environment, `NAME=value` each, as a door has it from the loader. It counts unless
-/// the heap has read the kernel's copy already; a heap that exists takes on what can be changed: its limit, what to do
-/// about misuse, and where the statistics go.
+/// the heap has read the kernel's copy already; a heap that exists takes on what can be changed: its limit, the scavenger, what
+/// to do about misuse, and where the statistics go.
 pub fn provide_environment<'a>(entries: impl Iterator<Item = &'a CStr> + Clone) {
     make_with(|config| {
         environment::read_entries(config, entries.clone());
@@ -104,6 +104,7 @@ pub fn provide_environment<'a>(entries: impl Iterator<Item = &'a CStr> + Clone) 
     PROCESS.reports_only.store(config.misuse == OnMisuse::Report, Ordering::Relaxed);
     if let Some(heap) = existing() {
         heap.set_limit(config.limit);
+        heap.set_scavenger(config.scavenger);
     }
 }
 
@@ -489,6 +490,7 @@ pub unsafe fn after_fork_in_child() {
         if let Some(heap) = existing() {
             heap.core().after_fork_in_child((*tls::words()).mutator);
         }
+        scavenger::forget();
         PROCESS.making.release();
     }
 }

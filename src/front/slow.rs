@@ -136,7 +136,10 @@ impl HeapCore {
             if found.owner == LARGE {
                 let mut local = mutator.local.lock();
                 let mut work = self.work(mutator, &mut local);
-                return large::free(&mut work, found.id, found.span, pointer).map_err(|fault| match fault {
+                let freed = large::free(&mut work, found.id, found.span, pointer);
+                drop(local);
+                self.nudge();
+                return freed.map_err(|fault| match fault {
                     LargeFault::Interior => self.misuse(pointer, Fault::Interior),
                     LargeFault::Double => self.misuse(pointer, Fault::DoubleFree),
                 });
@@ -175,6 +178,7 @@ impl HeapCore {
             // SAFETY: handed on.
             unsafe { self.collect(mutator, owner) };
         }
+        self.nudge();
     }
 
     /// Looks after a span that a free of the fast path tripped.
@@ -193,7 +197,9 @@ impl HeapCore {
         let mut local = mutator.local.lock();
         let mut work = self.work(mutator, &mut local);
         // SAFETY: the caller's promise.
-        unsafe { BlockCache::attend(&mut work, span) }
+        unsafe { BlockCache::attend(&mut work, span) };
+        drop(local);
+        self.nudge();
     }
 
     /// Empties the inbox of `owner`: our own, or that of a parked mutator, whose spans we then adopt.

@@ -3,6 +3,8 @@
 //! # Safety
 //! What is broken on purpose is not used any more.
 
+mod scavenger;
+
 use super::{CheckError, Config, Heap};
 use crate::base::Bytes;
 use crate::base::purpose::{BLOCKS, OBJECTS};

@@ -83,6 +83,11 @@ pub(crate) fn withdraw(core: &HeapCore) {
     }
 }
 
+/// Visits the living heaps that are values; none of them goes meanwhile.
+pub(crate) fn for_each_living(visit: impl FnMut(&HeapCore)) {
+    LIVING.lock().iter().for_each(visit);
+}
+
 /// The calling thread's mutator in a heap, or the shared one.
 pub(crate) fn mutator(core: &HeapCore) -> &Mutator {
     with_place(core, |place| {

@@ -121,6 +121,12 @@ pub(super) fn now() -> u64 {
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
+/// Nanoseconds of processor time that the calling thread has had.
+pub(super) fn thread_time() -> u64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
 /// 64 bits that nobody can foresee; on a machine that has none yet, bits that hardly anybody can.
 pub(super) fn random() -> u64 {
     let mut bytes = [0u8; 8];

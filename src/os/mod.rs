@@ -48,6 +48,7 @@ mod linux;
 pub mod permanent;
 pub mod pool;
 pub mod proc;
+mod raw;
 pub mod region;
 pub mod simulated;
 pub mod system;

@@ -116,6 +116,12 @@ fn open(path: &CStr, flags: OFlags) -> Result<OwnedFd, SystemError> {
     Ok(retry_on_intr(|| rustix::fs::open(path, flags | OFlags::CLOEXEC, mode))?)
 }
 
+/// Names the calling thread, as debuggers and `top` show it.
+pub fn name_thread(name: &CStr) {
+    // Only a name.
+    let _ = rustix::thread::set_name(name);
+}
+
 /// Standard error.
 pub fn standard_error() -> BorrowedFd<'static> {
     // SAFETY: the number is a constant. Should the program have closed it, a write fails; should it have opened

@@ -8,7 +8,7 @@
 //! of this system, is aligned to system pages, is in the state that the arrow starts from, and that nobody else
 //! uses it in a way that the change would break.
 
-use super::{linux, simulated::Simulated};
+use super::{linux, raw, simulated::Simulated};
 use crate::base::Bytes;
 use core::ffi::CStr;
 use core::fmt;
@@ -182,6 +182,49 @@ impl System {
         match self {
             System::Linux => Nanoseconds(linux::now()),
             System::Simulated(simulated) => simulated.now(),
+        }
+    }
+
+    /// The processor time that the calling thread has had.
+    pub fn thread_time(self) -> Nanoseconds {
+        match self {
+            System::Linux => Nanoseconds(linux::thread_time()),
+            System::Simulated(simulated) => simulated.now(),
+        }
+    }
+
+    /// After this, every thread of the process has passed a full memory barrier: what it does from then on, it does
+    /// having seen what this thread did before.
+    ///
+    /// # Errors
+    /// The system has no such call, or it is forbidden.
+    pub fn barrier(self) -> Result<(), SystemError> {
+        raw::barrier()
+    }
+
+    /// Starts a thread that the C library does not know, with `stack` bytes of stack, and all signals blocked. It is for
+    /// the life of the process.
+    ///
+    /// # Errors
+    /// The system has no memory, or no room for another thread.
+    ///
+    /// # Safety
+    /// Neither `entry` nor what it calls uses what a library keeps for each thread.
+    pub unsafe fn spawn(self, stack: Bytes, entry: unsafe extern "C" fn() -> !) -> Result<(), SystemError> {
+        let guard = self.page_size();
+        let size = (guard + stack).round_up(guard).ok_or(SystemError::NO_MEMORY)?;
+        let at = linux::reserve(size, guard)?;
+        // SAFETY: memory of our own, which nobody knows; its lowest page stays out of reach.
+        unsafe {
+            let memory = at.add(guard.0);
+            let started = linux::commit(memory, size - guard).and_then(|()| {
+                linux::name(memory, size - guard, c"spanheap: background");
+                raw::spawn(memory, (size - guard).0, entry)
+            });
+            if started.is_err() {
+                linux::unmap(at, size);
+            }
+            started
         }
     }
 

@@ -4,12 +4,18 @@
 //! pages that the system does not have: it is set when such pages come, and cleared when a search finds none.
 //! So giving memory back does not search what was given back long ago. (Go: `pageAlloc.inUse`, `scavengeIndex`.)
 //!
+//! Beside that stands each chunk's *past*: how full it was when the present *generation* began. What has just come
+//! free in a chunk that was full a moment ago will be wanted again; such a chunk is left alone until it has been less
+//! than full for a whole generation, so that its huge pages stay whole. (Go: `scavChunkData`. There the chunk's word also
+//! counts its pages in use and is read without the lock; here whoever searches holds the lock, and the bitmap says
+//! how full a chunk is now.)
+//!
 //! # Safety
 //! The marks are plain words, for which zero is a value. Giving the tables back is left to whoever takes the heap
 //! down.
 
 use super::chunk::Chunk;
-use crate::base::{Address, Bytes, ChunkId};
+use crate::base::{Address, Bytes, CHUNK_PAGES, ChunkId};
 use crate::os::{System, SystemError, Table, Zeroed};
 use crate::stats::{Ledger, MetadataKind};
 use core::ops::Range;
@@ -25,10 +31,28 @@ struct Marks {
 // SAFETY: plain words; all zero is chunks that the heap does not have.
 unsafe impl Zeroed for Marks {}
 
-/// The bitmaps and marks of all chunks.
+/// How full a chunk was.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Past {
+    /// The generation in which the chunk last changed; generations begin with 1.
+    generation: u32,
+    /// Its pages in use before the first change of that generation.
+    in_use: u32,
+}
+
+// SAFETY: plain words; all zero is a chunk that has not changed yet, and was empty.
+unsafe impl Zeroed for Past {}
+
+/// A chunk with so many pages in use is full, or as good as: 31 of 32.
+pub(super) const FULL: usize = CHUNK_PAGES / 32 * 31;
+
+/// The bitmaps, marks and pasts of all chunks.
 pub(super) struct Chunks {
     bitmaps: Table<Chunk>,
     marks: Table<Marks>,
+    pasts: Table<Past>,
+    generation: u32,
     /// Every grown chunk is in here; not every one in here is grown.
     span: Range<usize>,
 }
@@ -39,8 +63,20 @@ impl Chunks {
         let kind = MetadataKind::PageBitmaps;
         let bitmaps: Table<Chunk> =
             Table::reserve(system, kind, capacity, c"spanheap: page bitmaps", ledger)?;
-        match Table::reserve(system, kind, capacity.div_ceil(64), c"spanheap: chunk marks", ledger) {
-            Ok(marks) => Ok(Chunks { bitmaps, marks, span: 0..0 }),
+        let others = || -> Result<_, SystemError> {
+            let marks =
+                Table::reserve(system, kind, capacity.div_ceil(64), c"spanheap: chunk marks", ledger)?;
+            match Table::reserve(system, kind, capacity, c"spanheap: chunk pasts", ledger) {
+                Ok(pasts) => Ok((marks, pasts)),
+                Err(error) => {
+                    // SAFETY: nobody has seen the table yet.
+                    unsafe { marks.destroy() };
+                    Err(error)
+                }
+            }
+        };
+        match others() {
+            Ok((marks, pasts)) => Ok(Chunks { bitmaps, marks, pasts, generation: 1, span: 0..0 }),
             Err(error) => {
                 // SAFETY: nobody has seen the table yet.
                 unsafe { bitmaps.destroy() };
@@ -51,7 +87,8 @@ impl Chunks {
 
     /// Where the memory behind it lies.
     pub(super) fn committed_ranges(&self) -> impl Iterator<Item = (Address, Bytes)> {
-        self.bitmaps.committed_ranges().chain(self.marks.committed_ranges())
+        let marks = self.marks.committed_ranges().chain(self.pasts.committed_ranges());
+        self.bitmaps.committed_ranges().chain(marks)
     }
 
     /// Gives the tables back to the system.
@@ -59,10 +96,11 @@ impl Chunks {
     /// # Safety
     /// Called once, and the chunks are not used afterwards.
     pub(super) unsafe fn destroy(&self) {
-        // SAFETY: handed on, for both.
+        // SAFETY: handed on, for each.
         unsafe {
             self.bitmaps.destroy();
             self.marks.destroy();
+            self.pasts.destroy();
         }
     }
 
@@ -76,9 +114,10 @@ impl Chunks {
         self.span.clone()
     }
 
-    /// Makes room for the bitmaps and marks of `chunks`. On an error everything is as it was.
+    /// Makes room for all that is kept of `chunks`. On an error everything is as it was.
     pub(super) fn ensure(&mut self, chunks: Range<usize>, ledger: Ledger) -> Result<(), SystemError> {
         self.marks.ensure(chunks.start / 64..(chunks.end - 1) / 64 + 1, ledger)?;
+        self.pasts.ensure(chunks.clone(), ledger)?;
         self.bitmaps.ensure(chunks, ledger)
     }
 
@@ -86,7 +125,7 @@ impl Chunks {
     pub(super) fn open(&mut self, chunk: ChunkId) {
         let marks = self.marks.get_mut(chunk.0 / 64).expect("room was made for the chunk");
         marks.grown |= 1 << (chunk.0 % 64);
-        *self.at_mut(chunk) = Chunk::FRESH;
+        *self.bitmaps.get_mut(chunk.0).expect("room was made for the chunk") = Chunk::FRESH;
         self.span = if self.span.is_empty() {
             chunk.0..chunk.0 + 1
         } else {
@@ -111,10 +150,27 @@ impl Chunks {
         self.bitmaps.get(chunk.0).expect("grown chunks have bitmaps")
     }
 
-    /// The bitmaps of a grown chunk.
+    /// The bitmaps of a grown chunk, which are about to change.
     #[inline]
     pub(super) fn at_mut(&mut self, chunk: ChunkId) -> &mut Chunk {
-        self.bitmaps.get_mut(chunk.0).expect("grown chunks have bitmaps")
+        let past = self.pasts.get_mut(chunk.0).expect("grown chunks have a past");
+        let bitmaps = self.bitmaps.get_mut(chunk.0).expect("grown chunks have bitmaps");
+        if past.generation != self.generation {
+            *past = Past { generation: self.generation, in_use: (CHUNK_PAGES - bitmaps.free.count()) as u32 };
+        }
+        bitmaps
+    }
+
+    /// Begins the next generation.
+    pub(super) fn next_generation(&mut self) {
+        self.generation = self.generation.wrapping_add(1).max(1);
+    }
+
+    /// Whether a grown chunk is full, or was when the generation began.
+    pub(super) fn is_dense(&self, chunk: ChunkId) -> bool {
+        let now = CHUNK_PAGES - self.at(chunk).free.count();
+        let was = self.pasts.get(chunk.0).filter(|past| past.generation == self.generation);
+        now.max(was.map_or(0, |past| past.in_use as usize)) >= FULL
     }
 
     /// Sets the mark *releasable*.

@@ -18,6 +18,8 @@ pub(crate) enum Page {
 #[derive(Default)]
 pub(crate) struct Model {
     pages: BTreeMap<usize, Page>,
+    /// Pages in use by chunk, when the generation began.
+    before: BTreeMap<usize, usize>,
 }
 
 /// A cache: the pages that it holds, none of them in use.
@@ -114,8 +116,45 @@ impl Model {
         most: usize,
         huge: Option<usize>,
     ) -> Option<(usize, usize)> {
+        self.take_from(from, most, huge, |_| true)
+    }
+
+    /// As [`Model::take_releasable`], in chunks that are not full, nor were when the generation began.
+    pub(crate) fn take_worthwhile(
+        &mut self,
+        from: usize,
+        most: usize,
+        huge: Option<usize>,
+    ) -> Option<(usize, usize)> {
+        let in_use = self.in_use();
+        let full = |chunk: &usize| [&in_use, &self.before].iter().any(|by| by.get(chunk) >= Some(&496));
+        let dense: Vec<usize> = in_use.keys().copied().filter(full).collect();
+        self.take_from(from, most, huge, |chunk| !dense.contains(&chunk))
+    }
+
+    pub(crate) fn next_generation(&mut self) {
+        self.before = self.in_use();
+    }
+
+    /// Pages in use by chunk.
+    fn in_use(&self) -> BTreeMap<usize, usize> {
+        let mut by_chunk = BTreeMap::new();
+        for (page, state) in &self.pages {
+            *by_chunk.entry(page / 512).or_default() += usize::from(*state == Page::InUse);
+        }
+        by_chunk
+    }
+
+    fn take_from(
+        &mut self,
+        from: usize,
+        most: usize,
+        huge: Option<usize>,
+        worthwhile: impl Fn(usize) -> bool,
+    ) -> Option<(usize, usize)> {
         let kept = |page: usize| self.state(page) == Some(Page::Kept);
-        let top = self.pages.range(..=from | 63).rev().find(|(_, state)| **state == Page::Kept)?;
+        let may = |entry: &(&usize, &Page)| *entry.1 == Page::Kept && worthwhile(entry.0 / 512);
+        let top = self.pages.range(..=from | 63).rev().find(may)?;
         let (last, chunk) = (*top.0, *top.0 / 512 * 512);
         let begin = (chunk..=last).rev().take_while(|&page| kept(page)).last()?;
         let mut start = begin.max((last + 1).saturating_sub(most));

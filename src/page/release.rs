@@ -8,11 +8,21 @@
 //! 3. Under the lock again, [`PageAllocator::free_released`] makes them free and released. Where the system refused,
 //!    [`PageAllocator::free`] makes them free as they were.
 //!
+//! Who wants memory back at all costs takes it from any chunk. Who has time leaves alone the chunks that are full,
+//! or were when the generation began ([`PageAllocator::take_worthwhile`]): the little that is free in them is wanted
+//! again soon, and each hole costs a huge page.
+//!
+//! A search goes down from a place that its caller remembers. The index is no structure of its own: a mark a chunk says
+//! whether to look at it, its bitmap how full it is. All that is under the same lock as the pages themselves, so nothing
+//! can be freed between a search and the lowering of its place; Go reads its index without the lock, and needs
+//! marked cursors for that.
+//!
 //! Pages go back in units of the system's page where that is larger than ours, and a free huge page is never cut
 //! in two: when a piece would come from one, all of it goes. (Go: `scavengeOne`, `findScavengeCandidate`.)
 
 use super::PageAllocator;
 use super::chunk::{Chunk, WORDS};
+use super::chunks::Chunks;
 use crate::base::{CHUNK_PAGES, ChunkId, PAGE_SIZE, PageId, Pages};
 use crate::os::System;
 
@@ -93,17 +103,38 @@ impl PageAllocator {
     ///
     /// `None`: there is nothing to give back at `from` or below. The page returned is the next call's `from`.
     pub fn take_releasable(&mut self, from: PageId, most: Pages) -> Option<(PageId, Pages)> {
+        self.take_from(from, most, |_, _| true)
+    }
+
+    /// As [`PageAllocator::take_releasable`], but leaves dense chunks alone.
+    pub fn take_worthwhile(&mut self, from: PageId, most: Pages) -> Option<(PageId, Pages)> {
+        self.take_from(from, most, |chunks, id| !chunks.is_dense(id))
+    }
+
+    /// Begins the next generation: chunks that are not full from here on are worth releasing from.
+    pub fn next_generation(&mut self) {
+        self.chunks.next_generation();
+    }
+
+    fn take_from(
+        &mut self,
+        from: PageId,
+        most: Pages,
+        worthwhile: impl Fn(&Chunks, ChunkId) -> bool,
+    ) -> Option<(PageId, Pages)> {
         let mut from = from;
         loop {
             let id = self.chunks.last_releasable(from.chunk())?;
             let top = if id == from.chunk() { from.in_chunk() } else { CHUNK_PAGES - 1 };
-            if let Some((first, n)) = self.grain.candidate(self.chunks.at(id), top, most.0) {
-                let (page, pages) = (PageId(id.first_page().0 + first), Pages(n));
-                self.take(page, pages);
-                return Some((page, pages));
-            }
-            if top / 64 == WORDS - 1 {
-                self.chunks.clear_releasable(id);
+            if worthwhile(&self.chunks, id) {
+                if let Some((first, n)) = self.grain.candidate(self.chunks.at(id), top, most.0) {
+                    let (page, pages) = (PageId(id.first_page().0 + first), Pages(n));
+                    self.take(page, pages);
+                    return Some((page, pages));
+                }
+                if top / 64 == WORDS - 1 {
+                    self.chunks.clear_releasable(id);
+                }
             }
             from = PageId(ChunkId(id.0.checked_sub(1)?).first_page().0 + CHUNK_PAGES - 1);
         }

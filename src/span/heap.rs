@@ -29,13 +29,14 @@ use super::map::SpanMap;
 use super::meter::Meters;
 use super::record::{Span, SpanId};
 use super::registry::{RecordCache, Registry};
+use super::release::{Given, Release};
 use super::stash::{Run, Stash};
 use crate::base::sync::{AtomicUsize, Ordering};
 use crate::base::{
     Address, Bytes, CHUNK_PAGES, ChunkId, Exhausted, Lock, PAGE_SIZE, PageId, Pages, PurposeId, Rank, Scarce,
 };
 use crate::os::{GrowError, Region, ReserveError, System, SystemError};
-use crate::page::{CACHE_PAGES, PageAllocator, PageCache, Taken};
+use crate::page::{PageAllocator, PageCache, Taken};
 use crate::stats::{Account, Ledger, MetadataKind};
 
 /// Requests below this many pages are served by a mutator's page cache.
@@ -44,7 +45,7 @@ pub const CACHED_BELOW: Pages = Pages(16);
 /// What is shared by all mutators of a heap: the ground, the spans, and the books.
 pub struct PageHeap {
     system: System,
-    region: Region,
+    pub(super) region: Region,
     pub(super) map: SpanMap,
     pub(super) registry: Registry,
     pub(super) pages: Lock<PageState>,
@@ -56,6 +57,7 @@ pub struct PageHeap {
     others: AtomicUsize,
     /// The most bytes that the heap may commit.
     limit: AtomicUsize,
+    pub(super) given: Given,
 }
 
 /// What the lock guards.
@@ -165,6 +167,7 @@ impl PageHeap {
             page_tables: AtomicUsize::new(0),
             others: AtomicUsize::new(0),
             limit: AtomicUsize::new(usize::MAX),
+            given: Given::default(),
         })
     }
 
@@ -255,6 +258,11 @@ impl PageHeap {
         Bytes(counted + self.map.committed() + self.registry.committed())
     }
 
+    /// Bytes of pages that the heap keeps from the system, free ones included.
+    pub fn page_bytes(&self) -> Bytes {
+        Bytes(self.committed.load(Ordering::Relaxed))
+    }
+
     /// Says how much metadata there is to the right of this room: it counts for the limit.
     pub fn set_other_metadata(&self, bytes: Bytes) {
         self.others.store(bytes.0, Ordering::Relaxed);
@@ -269,12 +277,6 @@ impl PageHeap {
     /// Sets or lifts the limit on committed bytes. What is above it already stays; nothing more comes in.
     pub fn set_limit(&self, limit: Option<Bytes>) {
         self.limit.store(limit.map_or(usize::MAX, |bytes| bytes.0), Ordering::Relaxed);
-    }
-
-    /// Free pages that the heap keeps, without those in page caches.
-    pub fn free_pages(&self) -> Pages {
-        let state = self.pages.lock();
-        state.allocator.free_pages() - state.allocator.released_pages()
     }
 
     /// Takes the heap's locks before a `fork`.
@@ -490,34 +492,6 @@ impl<'a> Ground<'a> {
         self.meters.discharge(purpose, fewer.bytes());
     }
 
-    /// Gives up to `most` free bytes back to the system, from the top of the heap down. Returns how many it gave.
-    pub fn release(&self, most: Bytes) -> Bytes {
-        let (mut done, mut below) = (Bytes::ZERO, PageId(usize::MAX));
-        while done < most {
-            let wanted = (most - done).pages_ceil();
-            let taken = self.heap.pages.lock().allocator.take_releasable(below, wanted);
-            let Some((page, pages)) = taken else { break };
-            below = page;
-            // SAFETY: the allocator holds these pages for us: they are neither free for others nor in a span.
-            let released = unsafe { self.heap.region.release(page, pages) };
-            match released {
-                Ok(()) => {
-                    self.ledger.transfer(Account::Free, Account::Released, pages.bytes());
-                    self.heap.committed.fetch_sub(pages.bytes().0, Ordering::Relaxed);
-                    self.heap.pages.lock().allocator.free_released(page, pages);
-                    done += pages.bytes();
-                }
-                Err(_) => {
-                    self.heap.pages.lock().allocator.free(page, pages);
-                    // The allocator looks at whole words of its bitmap, and would find the same pages again.
-                    let Some(next) = (page.0 / CACHE_PAGES * CACHE_PAGES).checked_sub(1) else { break };
-                    below = PageId(next);
-                }
-            }
-        }
-        done
-    }
-
     /// Puts a mutator's cached pages back, so that others can have them and they can be released.
     pub fn flush(&self, local: &mut SpanCache) {
         while let Some(run) = local.stash.pop_oldest() {
@@ -649,7 +623,7 @@ impl<'a> Ground<'a> {
         let excess = |committed: Bytes| Bytes(committed.0.saturating_sub(limit.0));
         let over = excess(self.heap.committed());
         if over > Bytes::ZERO {
-            self.release(over);
+            self.release(over, Release::AtLimit);
             if excess(self.heap.committed()) > Bytes::ZERO {
                 return Err(self.exhausted(request, Scarce::HeapLimit, limit));
             }

@@ -33,6 +33,7 @@ pub mod map;
 pub mod meter;
 pub mod record;
 pub mod registry;
+pub mod release;
 pub mod set;
 mod stash;
 
@@ -42,6 +43,7 @@ pub use map::SpanMap;
 pub use meter::{DeclareError, Meter, Meters, SoftLimitCallback, SoftLimitEvent};
 pub use record::{Span, SpanId};
 pub use registry::Registry;
+pub use release::{Release, Released};
 pub use set::SpanSet;
 
 #[cfg(all(test, not(loom)))]

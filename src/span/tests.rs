@@ -9,6 +9,7 @@ use super::heap::{Ground, NewSpan, PageHeap, Request, SpanCache};
 use super::meter::{DeclareError, Meters, SoftLimitCallback};
 use super::record::{Span, SpanId};
 use super::registry::{RecordCache, Registry};
+use super::release::Release;
 use crate::base::sync::Ordering;
 use crate::base::{Bytes, PageId, Pages, PurposeId, Scarce, purpose};
 use crate::os::System;
@@ -299,7 +300,7 @@ impl World {
                 }
             }
             Step::Release => {
-                self.ground().release(Bytes(usize::MAX));
+                self.ground().release(Bytes(usize::MAX), Release::OnRequest);
             }
             Step::Flush => self.with(|ground, local| ground.flush(local)),
             _ => {}
@@ -328,7 +329,7 @@ proptest! {
         }
         world.with(|ground, local| {
             ground.flush(local);
-            ground.release(Bytes(usize::MAX));
+            ground.release(Bytes(usize::MAX), Release::OnRequest);
         });
         prop_assert_eq!(world.check(), Ok(()));
         for account in [Account::Free, Account::Cached, Account::Span(ONE), Account::Span(TWO)] {
@@ -361,13 +362,13 @@ fn giving_memory_back_goes_on_where_the_system_refuses() {
     world.with(|ground, local| ground.flush(local));
     let free = world.heap.free_pages().bytes();
     simulated.refuse(0, usize::MAX / 2);
-    assert_eq!(world.ground().release(Bytes(usize::MAX)), Bytes::ZERO);
+    assert_eq!(world.ground().release(Bytes(usize::MAX), Release::OnRequest), Bytes::ZERO);
     simulated.refuse(1, 1);
-    let given = world.ground().release(Bytes(usize::MAX));
+    let given = world.ground().release(Bytes(usize::MAX), Release::OnRequest);
     assert!(given > Bytes::ZERO && given < free);
     world.check().unwrap();
     simulated.refuse_nothing();
-    assert_eq!(world.ground().release(Bytes(usize::MAX)), free - given);
+    assert_eq!(world.ground().release(Bytes(usize::MAX), Release::OnRequest), free - given);
     world.check().unwrap();
 }
 
