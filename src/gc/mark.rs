@@ -41,7 +41,7 @@ use crate::base::{Address, Bytes, PAGE_SHIFT, PAGE_SIZE, PageId};
 use crate::object::class::{self, MAX_ONE_PAGE};
 use crate::object::kind::{ROWS, SpanRow};
 use crate::object::meta::{GROUP, GROUPS};
-use crate::object::{Object, Objects, PageMeta, SpanClass, SpanKind};
+use crate::object::{Object, Objects, PageMeta, ShapeId, Shapes, SpanClass, SpanKind};
 use crate::os::Zeroed;
 use core::sync::atomic::AtomicU8;
 
@@ -87,6 +87,8 @@ pub struct Marking<'a> {
     pub collector: &'a Collector,
     /// What is marked.
     pub objects: &'a Objects,
+    /// Where its pointers are.
+    pub shapes: &'a Shapes,
     /// Where work buffers come from.
     pub supply: Supply<'a>,
 }
@@ -353,10 +355,7 @@ impl Worker {
             }
             self.push_pieces(&object, offset, marking);
         }
-        let size = (object.size.0 - from).min(PIECE);
-        // SAFETY: the words are the object's.
-        unsafe { self.scan_run(marking.words_at(offset), size / 8, marking) };
-        self.progress.scanned[Source::Heap as usize] += size as u64;
+        self.scan_piece(&object, from, marking);
     }
 
     /// Puts the later pieces of a long object onto the stack, where others may get them. A piece has no bit by which it
@@ -364,11 +363,31 @@ impl Worker {
     fn push_pieces(&mut self, object: &Object, offset: usize, marking: &mut Marking<'_>) {
         for from in (PIECE..object.size.0).step_by(PIECE).rev() {
             if self.grey.stack.push((offset + from) as u64, &mut marking.supply).is_err() {
-                let size = (object.size.0 - from).min(PIECE);
-                // SAFETY: the words are the object's.
-                unsafe { self.scan_run(marking.words_at(offset + from), size / 8, marking) };
-                self.progress.scanned[Source::Heap as usize] += size as u64;
+                self.scan_piece(object, from, marking);
             }
+        }
+    }
+
+    /// Scans a piece of an object, or the whole of a short one.
+    fn scan_piece(&mut self, object: &Object, from: usize, marking: &mut Marking<'_>) {
+        let size = (object.size.0 - from).min(PIECE);
+        self.progress.scanned[Source::Heap as usize] += size as u64;
+        let words = marking.words_at(object.start.0 - marking.objects.base().0);
+        let (first, end) = (from / 8, (from + size) / 8);
+        let shape = marking.objects.shape_of(object).filter(|&shape| shape != ShapeId::WORDS);
+        let map = shape.and_then(|shape| {
+            let Supply { ground, spans, .. } = &mut marking.supply;
+            // Without memory for the bitmap every word is looked at, which finds no less.
+            let _ = marking.shapes.unroll(shape, *ground, spans);
+            marking.shapes.map(shape, object.size)
+        });
+        let Some(map) = map else {
+            // SAFETY: the words are the object's.
+            return unsafe { self.scan_run(words.wrapping_add(first), end - first, marking) };
+        };
+        for (at, mask) in map.masks(first, end) {
+            // SAFETY: as above.
+            unsafe { self.scan_masked(words.wrapping_add(at), &[mask], marking) };
         }
     }
 

@@ -96,7 +96,7 @@ pub use collector::{Collector, Phase};
 pub use mark::{Drained, Marking, Progress, Source, Worker};
 pub use roots::{RangeId, RootRange, Roots};
 #[cfg(not(loom))]
-pub use verify::{Unmarked, Verifier};
+pub use verify::{Reached, Unmarked, Verifier};
 pub use work::{Supply, WorkBuffers};
 
 #[cfg(all(test, not(loom)))]

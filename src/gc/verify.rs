@@ -11,7 +11,7 @@
 
 use super::roots::RootRange;
 use crate::base::{Address, Bytes, Exhausted, PAGE_SIZE, Pages, purpose};
-use crate::object::{Object, Objects, SpanKind};
+use crate::object::{Object, Objects, Shapes, SpanKind};
 use crate::span::{Ground, Request, Span, SpanCache, SpanId};
 
 /// The bitmap has a bit for each place where an object can begin.
@@ -44,6 +44,7 @@ pub struct Verifier<'a, 'b> {
     ground: Ground<'a>,
     spans: &'b mut SpanCache,
     objects: &'a Objects,
+    shapes: &'a Shapes,
     seen: SpanId,
     /// The top piece of the stack, and the addresses in it.
     top: Option<SpanId>,
@@ -59,18 +60,19 @@ impl<'a, 'b> Verifier<'a, 'b> {
     /// There is no memory for the bitmap, which has a bit for every 16 bytes that objects can lie in.
     ///
     /// # Safety
-    /// The world stands still until [`Verifier::finish`]; marking has ended, and nothing is swept yet.
+    /// The world stands still until [`Verifier::finish`]; marking has ended, the mutators' caches are flushed, and nothing is
+    /// swept yet.
     pub unsafe fn new(
         ground: Ground<'a>,
         spans: &'b mut SpanCache,
-        objects: &'a Objects,
+        (objects, shapes): (&'a Objects, &'a Shapes),
     ) -> Result<Verifier<'a, 'b>, Exhausted> {
         let bytes = Bytes(objects.covered().0.div_ceil(GRANULE * 64).max(1) * 8);
         let new = ground.allocate(spans, Request::new(purpose::WORK_BUFFERS, bytes.pages_ceil()))?;
         // SAFETY: the span is ours, and as long.
         unsafe { ground.heap.region().page_pointer(new.page).write_bytes(0, bytes.0) };
         let (seen, reached) = (new.id, Reached::default());
-        Ok(Verifier { ground, spans, objects, seen, top: None, count: 0, reached, unmarked: None })
+        Ok(Verifier { ground, spans, objects, shapes, seen, top: None, count: 0, reached, unmarked: None })
     }
 
     /// Walks through everything that is reachable from an address.
@@ -141,15 +143,33 @@ impl<'a, 'b> Verifier<'a, 'b> {
     fn walk(&mut self) -> Result<(), Exhausted> {
         while let Some(address) = self.pop() {
             let object = self.objects.find(address).expect("objects stay while the world stands still");
-            for word in (0..object.size.0 / 8).filter(|&word| may_point(self.objects, &object, word)) {
-                let at = Address(object.start.0 + word * 8);
-                let at = self.ground.heap.region().pointer(at).cast::<usize>();
-                // SAFETY: a word of an object.
-                let value = unsafe { at.read_volatile() };
-                self.visit(Address(value), Some(object))?;
+            for word in 0..object.size.0 / 8 {
+                self.look(&object, word)?;
             }
         }
         Ok(())
+    }
+
+    /// Visits what a word of an object leads to, if it may be a pointer. What only a program knows is not known here, so
+    /// such an object's words all may be.
+    fn look(&mut self, object: &Object, word: usize) -> Result<(), Exhausted> {
+        let may_point = match self.objects.shape_of(object) {
+            Some(shape) => {
+                let map = self.shapes.map(shape, object.size);
+                map.is_none_or(|map| map.masks(word, word + 1).next().is_some())
+            }
+            None => {
+                let in_page = (object.start.0 - self.objects.base().0) % PAGE_SIZE / 8 + word;
+                self.objects.page_map(object.first_page).is_some_and(|map| map.get(in_page, 1) == 1)
+            }
+        };
+        if !may_point {
+            return Ok(());
+        }
+        let at = self.ground.heap.region().pointer(Address(object.start.0 + word * 8)).cast::<usize>();
+        // SAFETY: a word of an object.
+        let value = unsafe { at.read_volatile() };
+        self.visit(Address(value), Some(*object))
     }
 
     fn push(&mut self, address: Address) -> Result<(), Exhausted> {
@@ -198,13 +218,4 @@ impl<'a, 'b> Verifier<'a, 'b> {
     fn record(&self, span: SpanId) -> &'a Span {
         self.ground.heap.span(span).expect("a span that is held has a record")
     }
-}
-
-/// Whether a word of an object may be a pointer.
-fn may_point(objects: &Objects, object: &Object, word: usize) -> bool {
-    if object.kind != SpanKind::Mapped {
-        return true;
-    }
-    let in_page = (object.start.0 - objects.base().0) % PAGE_SIZE / 8 + word;
-    objects.page_map(object.first_page).is_some_and(|map| map.get(in_page, 1) == 1)
 }
