@@ -12,11 +12,18 @@ pub mod object;
 pub mod os;
 pub mod page;
 pub mod span;
+#[cfg(not(loom))]
+pub mod stack;
 pub mod stats;
 
 pub use base::{Bytes, Exhausted, Pages, Scarce};
 #[cfg(not(loom))]
-pub use front::{CheckError, Collected, Config, Fault, Heap, ManualSpan, Metrics, Misuse, Purpose, SpanHeap};
+pub use front::{
+    CheckError, Collected, Config, Fault, Heap, ManualSpan, Metrics, Misuse, Purpose, RawStack, SpanHeap,
+    Stack, Stacks,
+};
+#[cfg(not(loom))]
+pub use stack::{Activity, Guard, StackError};
 pub use stats::Snapshot;
 
 /// The front page's example is a test.

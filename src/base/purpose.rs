@@ -47,6 +47,30 @@ pub enum GoWord {
     Other,
 }
 
+/// A purpose of stacks, by its place among those: stacks have figures that other purposes do not have.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[repr(transparent)]
+pub struct StackKind(pub u8);
+
+/// How many purposes of stacks a heap can have: the built-in one, and those that the program declares.
+pub const STACK_KINDS: usize = 16;
+
+impl StackKind {
+    /// The built-in one: [`STACKS`].
+    pub const BUILT_IN: StackKind = StackKind(0);
+
+    /// Every kind that a heap can have.
+    pub fn all() -> impl Iterator<Item = StackKind> {
+        (0..STACK_KINDS as u8).map(StackKind)
+    }
+
+    /// The kind's place in tables of [`STACK_KINDS`].
+    #[inline]
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
 /// One row of the table: everything that follows from a purpose.
 #[derive(Clone, Copy, Debug)]
 pub struct Row {

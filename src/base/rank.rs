@@ -35,6 +35,8 @@ pub enum Rank {
     Purposes,
     /// The registration of shapes of objects.
     Shapes,
+    /// Which stacks are free.
+    Stacks,
     /// The page heap: which pages are free.
     Pages,
     /// Metadata that is handed out piece by piece: pools and permanent memory.

@@ -106,13 +106,13 @@ impl<Q: Fn(u32) -> bool, C: Fn(u32, PurposeId) -> *mut BlockCache> Walk<'_, Q, C
                 in_inboxes += self.check_inbox(owner, inbox)?;
             }
             for (id, span) in self.heap.spans() {
-                by_spans.waiting += usize::from(remote::look(span.word()).count > 0);
                 match self.check_span(id, span)? {
                     Phase::Listed => by_spans.listed += 1,
                     Phase::Current => by_spans.current += 1,
                     Phase::Full => {}
                     Phase::None | Phase::Large => continue,
                 }
+                by_spans.waiting += usize::from(remote::look(span.word()).count > 0);
                 by_spans.all += 1;
             }
             for cache in caches {

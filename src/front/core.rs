@@ -12,7 +12,7 @@
 //! The core is made in place in zeroed memory and torn down by whoever owns the heap, when no thread uses it any
 //! more. Mutators and caches are elements of tables and never move.
 
-use crate::base::sync::{AtomicPtr, AtomicU64, Ordering};
+use crate::base::sync::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
 use crate::base::{Address, Bytes, Guard, Lock, PurposeId, Rank};
 use crate::block::{BlockCache, BlockCentral, Work};
 use crate::front::config::Config;
@@ -20,6 +20,7 @@ use crate::front::mutator::{Local, Mutator, State};
 use crate::front::scavenger::Scavenging;
 use crate::os::{ReserveError, System, SystemError, Table};
 use crate::span::{Ground, Meters, PageHeap};
+use crate::stack::{StackPool, StackWork};
 use crate::stats::{Account, Books, Ledger, MetadataKind, PurposeBook, Snapshot};
 
 /// The mutator of those who have none.
@@ -36,6 +37,10 @@ pub(crate) struct HeapCore {
     pub(crate) system: System,
     pub(crate) pages: PageHeap,
     pub(crate) central: BlockCentral,
+    pub(crate) stacks: StackPool,
+    /// The collector marks. It changes while the collector holds the locks of all mutators, and they look at it under
+    /// their own.
+    pub(crate) marking: AtomicBool,
     pub(crate) config: Config,
     /// What free blocks carry.
     key: usize,
@@ -126,16 +131,25 @@ impl HeapCore {
                         central.destroy();
                         of_mutators.destroy();
                     })?;
-                Ok((central, of_mutators, caches))
+                let all_pages = pages.region().size().pages_ceil().0;
+                let stacks = StackPool::reserve(system, all_pages, ledger).inspect_err(|_| {
+                    central.destroy();
+                    of_mutators.destroy();
+                    caches.destroy();
+                })?;
+                Ok((central, of_mutators, caches, stacks))
             };
             let made = tables();
             // Taking down takes the lock of the pages, which comes before this one.
             drop(shared);
-            let (central, of_mutators, caches) = made.inspect_err(|_| pages.destroy()).map_err(refused)?;
+            let (central, of_mutators, caches, stacks) =
+                made.inspect_err(|_| pages.destroy()).map_err(refused)?;
             (&raw mut (*at).pages).write(pages);
             (&raw mut (*at).central).write(central);
             (&raw mut (*at).mutators).write(of_mutators);
             (&raw mut (*at).caches).write(caches);
+            (&raw mut (*at).stacks).write(stacks);
+            (&raw mut (*at).marking).write(AtomicBool::new(false));
             let core = &*at;
             core.new_mutator().map(|_| ()).inspect_err(|_| core.destroy_tables()).map_err(refused)
         }
@@ -148,6 +162,7 @@ impl HeapCore {
             self.central.destroy();
             self.mutators.destroy();
             self.caches.destroy();
+            self.stacks.destroy();
         }
     }
 
@@ -229,9 +244,10 @@ impl HeapCore {
     }
 
     /// Tells the page heap how much memory the tables here have: it counts for the limit.
-    fn note_metadata(&self) {
-        let tables =
+    pub(super) fn note_metadata(&self) {
+        let of_mutators =
             self.mutators.committed_bytes() + self.caches.committed_bytes() + self.central.committed();
+        let tables = of_mutators + self.stacks.committed();
         self.pages.set_other_metadata(HeapCore::mapping(self.system) + tables);
     }
 
@@ -296,6 +312,18 @@ impl HeapCore {
         Work { ground, spans: &mut local.spans, central: &self.central }
     }
 
+    /// What a mutator works with on stacks.
+    pub(crate) fn stack_work<'a>(
+        &'a self,
+        mutator: &'a Mutator,
+        local: &'a mut Guard<'_, Local>,
+    ) -> StackWork<'a> {
+        let ground = Ground { heap: &self.pages, meters: &self.meters, ledger: self.ledger(mutator) };
+        let Local { spans, stacks } = &mut **local;
+        let marking = self.marking.load(Ordering::Relaxed);
+        StackWork { ground, spans, pool: &self.stacks, cache: stacks, marking, made: false }
+    }
+
     /// The mutator's cache of a purpose, made when there is none; the caller holds the mutator's `local`.
     ///
     /// # Errors
@@ -340,6 +368,7 @@ impl HeapCore {
                     limit: meter.hard_limit(),
                     refused: meter.refused(),
                     soft_events: meter.soft_events(),
+                    stacks: meters.stack_kind(id),
                 }
             })
         });
@@ -353,6 +382,7 @@ impl HeapCore {
         self.central.committed_ranges().for_each(|(at, size)| visit(kind, at, size));
         self.mutators.committed_ranges().for_each(|(at, size)| visit(kind, at, size));
         self.caches.committed_ranges().for_each(|(at, size)| visit(kind, at, size));
+        self.stacks.committed_ranges().for_each(|(at, size)| visit(MetadataKind::Stacks, at, size));
         self.pages.for_each_table(visit);
     }
 
@@ -364,6 +394,7 @@ impl HeapCore {
         visit(MetadataKind::Permanent, HeapCore::mapping(self.system));
         let tables = self.mutators.committed_bytes() + self.caches.committed_bytes();
         visit(MetadataKind::Mutators, tables + self.central.committed());
+        visit(MetadataKind::Stacks, self.stacks.committed());
         // SAFETY: the caller's promise.
         unsafe { self.pages.table_bytes(visit) }
     }
@@ -391,6 +422,7 @@ impl HeapCore {
             self.mutator(number).local.acquire_equal();
         }
         self.meters.declaring_lock().acquire();
+        self.stacks.acquire_for_fork();
         self.pages.acquire_for_fork();
         // Beside the lock of records, which has the same rank; nobody holds both but here.
         self.next_cache.acquire_equal();
@@ -405,6 +437,7 @@ impl HeapCore {
         unsafe {
             self.next_cache.release();
             self.pages.release_after_fork();
+            self.stacks.release_after_fork();
             self.meters.declaring_lock().release();
             let next = self.roster.held_mut().next;
             for number in SHARED..next {

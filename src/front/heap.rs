@@ -13,6 +13,7 @@ use crate::front::core::HeapCore;
 use crate::front::misuse::Misuse;
 use crate::front::mutator::{Local, Mutator};
 use crate::front::purpose::{Collected, Purpose};
+use crate::front::stacks::Stacks;
 use crate::front::{process, threads};
 use crate::os::{ReserveError, System};
 use crate::span::{DeclareError, Release};
@@ -139,6 +140,19 @@ impl Heap {
         Purpose::new(self, purpose::BLOCKS)
     }
 
+    /// Stacks of the built-in purpose.
+    pub fn stacks(&self) -> Stacks<'_> {
+        Stacks::new(self, purpose::STACKS)
+    }
+
+    /// Declares a purpose of the program's own for stacks of some sort.
+    ///
+    /// # Errors
+    /// [`DeclareError`], as for [`Heap::declare`], and when there are 15 such already.
+    pub fn declare_stacks(&self, name: &str) -> Result<Stacks<'_>, DeclareError> {
+        Ok(Stacks::new(self, self.core().meters.declare_stacks(name)?.0))
+    }
+
     /// The purpose of objects under the collector.
     pub fn objects(&self) -> Collected<'_> {
         Collected::new(self, purpose::OBJECTS)
@@ -245,6 +259,7 @@ impl Heap {
         // SAFETY: the mutator is this thread's, or the shared one.
         unsafe { core.flush(self.mutator()) };
         core.flush_parked();
+        self.with_local(|core, mutator, local| core.stack_work(mutator, local).release());
         core.all_mutators().for_each(|mutator| {
             core.tend(mutator);
         });

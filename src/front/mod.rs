@@ -33,6 +33,7 @@ pub mod report;
 mod residency;
 pub mod scavenger;
 pub(crate) mod slow;
+pub mod stacks;
 pub(crate) mod threads;
 pub(crate) mod tls;
 
@@ -44,6 +45,7 @@ pub use manual::ManualSpan;
 pub use metrics::Metrics;
 pub use misuse::{Fault, Misuse};
 pub use purpose::{Collected, Purpose};
+pub use stacks::{RawStack, Stack, Stacks};
 
 #[cfg(test)]
 mod tests;

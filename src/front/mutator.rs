@@ -27,6 +27,7 @@ use crate::block::BlockCache;
 use crate::front::core::HeapCore;
 use crate::os::{Nanoseconds, Zeroed};
 use crate::span::SpanCache;
+use crate::stack::StackCache;
 use crate::stats::BookShard;
 use core::cell::Cell;
 use core::ptr;
@@ -64,6 +65,7 @@ pub(crate) struct Mutator {
 #[derive(Default)]
 pub(crate) struct Local {
     pub(crate) spans: SpanCache,
+    pub(crate) stacks: StackCache,
 }
 
 // SAFETY: zeros are memory for a mutator; `init` comes before use.

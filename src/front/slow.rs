@@ -384,11 +384,13 @@ impl HeapCore {
         }
     }
 
-    /// Puts back what others freed, frees empty spans, and gives the page cache back, under the mutator's lock.
+    /// Gives cached stacks back, puts back what others freed, frees empty spans, and gives the page cache back, under
+    /// the mutator's lock.
     ///
     /// # Safety
     /// The lock is held, and the mutator's thread is this one, or there is none.
     pub(super) unsafe fn flush_locked(&self, mutator: &Mutator, local: &mut crate::base::Guard<'_, Local>) {
+        self.stack_work(mutator, local).flush();
         let mut work = self.work(mutator, local);
         // SAFETY: the caller's promise.
         unsafe {

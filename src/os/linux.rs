@@ -7,7 +7,7 @@
 //! The functions take raw ranges and trust their caller, [`System`](super::System), whose contract they share:
 //! a range is page-aligned and lies inside one reservation of ours. Nothing is read or written here.
 
-use super::system::SystemError;
+use super::system::{Guarding, SystemError};
 use crate::base::Bytes;
 use core::ffi::CStr;
 use core::ptr;
@@ -81,6 +81,79 @@ pub(super) unsafe fn release(at: *mut u8, size: Bytes) -> Result<(), SystemError
     // SAFETY: the caller gives the contents up; the range stays mapped and reads as zero from now on.
     retry_on_intr(|| unsafe { rustix::mm::madvise(at.cast(), size.0, Advice::LinuxDontNeed) })?;
     Ok(())
+}
+
+/// Advice that `rustix` has no names for (Linux 6.13): `MADV_GUARD_INSTALL` and `MADV_GUARD_REMOVE`.
+const GUARD_INSTALL: usize = 102;
+const GUARD_REMOVE: usize = 103;
+
+/// Whether the kernel knows guards that are marks in the page table. As with [`page_size`], advice about nothing tells.
+pub(super) fn has_guard_marks() -> bool {
+    // SAFETY: a range of length zero: the call cannot have an effect.
+    unsafe { madvise(ptr::null_mut(), Bytes::ZERO, GUARD_INSTALL) }.is_ok()
+}
+
+/// Guards a range, by a mark in the page table or by taking the access away.
+///
+/// # Safety
+/// The range is committed, page-aligned, and nobody uses it.
+pub(super) unsafe fn guard(at: *mut u8, size: Bytes, how: Guarding) -> Result<(), SystemError> {
+    match how {
+        // SAFETY: nobody needs what the range holds.
+        Guarding::Markers => unsafe { madvise(at, size, GUARD_INSTALL) },
+        Guarding::Mappings => {
+            // SAFETY: nobody uses the range.
+            retry_on_intr(|| unsafe { rustix::mm::mprotect(at.cast(), size.0, MprotectFlags::empty()) })?;
+            Ok(())
+        }
+    }
+}
+
+/// Takes the guards of a range away; what else lies there stays.
+///
+/// # Safety
+/// The range is committed and page-aligned.
+pub(super) unsafe fn unguard(at: *mut u8, size: Bytes, how: Guarding) -> Result<(), SystemError> {
+    match how {
+        // SAFETY: what becomes accessible is ours.
+        Guarding::Markers => unsafe { madvise(at, size, GUARD_REMOVE) },
+        // SAFETY: as above.
+        Guarding::Mappings => unsafe { commit(at, size) },
+    }
+}
+
+/// `madvise` with advice by number, since `rustix` takes only what it has a name for.
+///
+/// # Safety
+/// As for the advice.
+#[cfg(target_arch = "x86_64")]
+unsafe fn madvise(at: *mut u8, size: Bytes, advice: usize) -> Result<(), SystemError> {
+    const MADVISE: isize = 28;
+    let call = || {
+        let answer: isize;
+        // SAFETY: the kernel changes no register but these, and no memory but what the advice is about.
+        unsafe {
+            core::arch::asm!(
+                "syscall",
+                inlateout("rax") MADVISE => answer,
+                in("rdi") at,
+                in("rsi") size.0,
+                in("rdx") advice,
+                lateout("rcx") _,
+                lateout("r11") _,
+                options(nostack),
+            );
+        }
+        if answer < 0 { Err(rustix::io::Errno::from_raw_os_error(-answer as i32)) } else { Ok(()) }
+    };
+    retry_on_intr(call)?;
+    Ok(())
+}
+
+/// Elsewhere guards are mappings of their own.
+#[cfg(not(target_arch = "x86_64"))]
+unsafe fn madvise(_: *mut u8, _: Bytes, _: usize) -> Result<(), SystemError> {
+    Err(rustix::io::Errno::INVAL.into())
 }
 
 /// Any state → None.

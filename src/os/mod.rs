@@ -21,6 +21,10 @@
 //! On Linux, `ready` does nothing: the first touch finds a zeroed page. It is a call all the same, because it is
 //! the place where memory can run out, and the simulated system refuses there.
 //!
+//! Ready memory can be *guarded*: touching it is a fault, until the guard is taken away again. It counts as ready all
+//! the while, and what it held is lost. And it can be *renewed*: then it stays ready, reads as zero, and the system has the
+//! memory until the next touch.
+//!
 //! What stands on it, from the bottom up:
 //!
 //! - [`System`]: Linux, or a [`Simulated`] system that refuses, runs out and poisons on demand.
@@ -62,5 +66,5 @@ pub use permanent::Permanent;
 pub use pool::{Pool, Taken};
 pub use region::{DEFAULT_REGION, GrowError, LEAST_REGION, Region, ReserveError};
 pub use simulated::Simulated;
-pub use system::{Hint, Nanoseconds, System, SystemError};
+pub use system::{Guarding, Hint, Nanoseconds, System, SystemError};
 pub use table::{Table, Zeroed};

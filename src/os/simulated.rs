@@ -15,12 +15,14 @@
 //!
 //! ```text
 //!   Reserved ──commit──▶ Fresh ──ready──▶ Ready ◀──ready── Poisoned
-//!                                           └────release──────▲
+//!                                         │ ▲ └────release──────▲
+//!                                   guard ▼ │ unguard
+//!                                         Guarded
 //! ```
 //!
 //! Fresh and poisoned pages are both *released*; they differ in what they hold.
 //!
-//! 1. The bytes that are ready are those of the pages in state Ready, and never more than the memory there is.
+//! 1. The bytes that are ready are those of the pages in states Ready and Guarded, and never more than the memory there is.
 //! 2. A refused call changes nothing.
 //!
 //! # Safety
@@ -29,11 +31,11 @@
 //! simulation is a test's instrument and is not itself explored.
 
 use super::linux;
-use super::system::{Nanoseconds, SystemError};
+use super::system::{Guarding, Nanoseconds, SystemError};
 use crate::base::Bytes;
 use crate::base::random::Random;
 use core::ptr;
-use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicU64, AtomicUsize, Ordering::SeqCst};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU64, AtomicUsize, Ordering::SeqCst};
 
 /// What released memory is filled with.
 pub const POISON: u8 = 0xdb;
@@ -52,14 +54,21 @@ pub enum Call {
     Ready,
     /// Ready → Released.
     Release,
+    /// Ready → Ready, without its memory.
+    Renew,
+    /// Ready → Guarded.
+    Guard,
+    /// Guarded → Ready.
+    Unguard,
 }
 
-const CALLS: usize = 4;
+const CALLS: usize = 7;
 
 const RESERVED: u8 = 0;
 const FRESH: u8 = 1;
 const POISONED: u8 = 2;
 const READY: u8 = 3;
+const GUARDED: u8 = 4;
 
 /// A simulated system. Make it a `static`, or leak it.
 #[derive(Debug)]
@@ -82,6 +91,7 @@ pub struct Simulated {
     reserved: AtomicUsize,
     clock: AtomicU64,
     random: AtomicU64,
+    by_mappings: AtomicBool,
     mappings: [Mapping; MAPPINGS],
 }
 
@@ -113,6 +123,7 @@ impl Simulated {
             reserved: AtomicUsize::new(0),
             clock: AtomicU64::new(0),
             random: AtomicU64::new(0),
+            by_mappings: AtomicBool::new(false),
             mappings: [const {
                 Mapping {
                     base: AtomicUsize::new(0),
@@ -179,6 +190,15 @@ impl Simulated {
         self.refused.load(SeqCst)
     }
 
+    /// Guards memory as kernels do that know no other way than a mapping for each guard.
+    pub fn set_guards_by_mappings(&self, by_mappings: bool) {
+        self.by_mappings.store(by_mappings, SeqCst);
+    }
+
+    pub(super) fn guards_by_mappings(&self) -> bool {
+        self.by_mappings.load(SeqCst)
+    }
+
     /// Lets time pass.
     pub fn advance(&self, by: Nanoseconds) {
         self.clock.fetch_add(by.0, SeqCst);
@@ -237,7 +257,7 @@ impl Simulated {
         self.enter(Call::Ready)?;
         let page = super::System::Linux.page_size().0;
         let states = self.states(at, size);
-        let wanted = states.iter().filter(|state| state.load(SeqCst) != READY).count();
+        let wanted = states.iter().filter(|state| !is_ready(state)).count();
         self.take(&self.ready, wanted * page, &self.memory)?;
         self.mapping(at).ready.fetch_add(wanted * page, SeqCst);
         self.most_ready.fetch_max(self.ready.load(SeqCst), SeqCst);
@@ -246,9 +266,47 @@ impl Simulated {
                 RESERVED => panic!("{size:?} at {at:?} made ready without a commit"),
                 // SAFETY: the page is committed, and released pages are nobody's until this call returns.
                 POISONED => unsafe { at.add(i * page).write_bytes(0, page) },
+                GUARDED => continue,
                 _ => {}
             }
             state.store(READY, SeqCst);
+        }
+        Ok(())
+    }
+
+    pub(super) unsafe fn renew(&self, at: *mut u8, size: Bytes) -> Result<(), SystemError> {
+        self.enter(Call::Renew)?;
+        let page = super::System::Linux.page_size().0;
+        for (i, state) in self.states(at, size).iter().enumerate() {
+            match state.load(SeqCst) {
+                // SAFETY: the caller gives the page's contents up.
+                READY => unsafe { at.add(i * page).write_bytes(0, page) },
+                GUARDED => {}
+                _ => panic!("{size:?} at {at:?} renewed without being ready"),
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) unsafe fn guard(&self, at: *mut u8, size: Bytes, how: Guarding) -> Result<(), SystemError> {
+        self.enter(Call::Guard)?;
+        let states = self.states(at, size);
+        assert!(
+            states.iter().all(|state| state.load(SeqCst) == READY),
+            "{size:?} at {at:?} guarded without being ready"
+        );
+        // SAFETY: handed on.
+        unsafe { linux::guard(at, size, how)? };
+        states.iter().for_each(|state| state.store(GUARDED, SeqCst));
+        Ok(())
+    }
+
+    pub(super) unsafe fn unguard(&self, at: *mut u8, size: Bytes, how: Guarding) -> Result<(), SystemError> {
+        self.enter(Call::Unguard)?;
+        // SAFETY: handed on.
+        unsafe { linux::unguard(at, size, how)? };
+        for state in self.states(at, size) {
+            let _ = state.compare_exchange(GUARDED, READY, SeqCst, SeqCst);
         }
         Ok(())
     }
@@ -339,6 +397,10 @@ impl Default for Simulated {
     }
 }
 
+fn is_ready(state: &AtomicU8) -> bool {
+    matches!(state.load(SeqCst), READY | GUARDED)
+}
+
 /// Bytes for the states of a reservation, in whole pages.
 fn states_size(size: Bytes) -> Bytes {
     let page = super::System::Linux.page_size().0;
@@ -407,6 +469,36 @@ mod tests {
         let at = System::Linux.reserve(page(), page()).unwrap();
         // SAFETY: the call is checked before anything is touched.
         let _ = unsafe { system.release(at, page()) };
+    }
+
+    #[test]
+    fn guarded_memory_stays_ready_and_renewed_memory_is_zero() {
+        for how in [Guarding::Markers, Guarding::Mappings] {
+            let (simulated, system) = simulated();
+            simulated.set_guards_by_mappings(how == Guarding::Mappings);
+            if system.guarding() != how {
+                continue;
+            }
+            let (page, all) = (page(), Bytes(3 * page().0));
+            let base = system.reserve(all, page).unwrap();
+            // SAFETY: the test's own, and touched only where it is not guarded.
+            unsafe {
+                system.commit(base, all).unwrap();
+                system.ready(base, all).unwrap();
+                base.write_bytes(7, all.0);
+                system.guard(base, page, how).unwrap();
+                assert_eq!(simulated.ready_bytes(), all);
+                simulated.refuse(0, 1);
+                assert!(system.unguard(base, all, how).is_err());
+                system.renew(base, Bytes(2 * page.0)).unwrap();
+                assert_eq!((base.add(page.0).read(), base.add(2 * page.0).read()), (0, 7));
+                system.unguard(base, all, how).unwrap();
+                base.write(1);
+                assert_eq!(base.add(2 * page.0).read(), 7);
+                assert_eq!(simulated.ready_bytes(), all);
+                system.unmap(base, all);
+            }
+        }
     }
 
     #[derive(Clone, Copy, PartialEq, Debug)]

@@ -42,12 +42,25 @@ pub enum Hint {
     NoHugePages,
 }
 
+/// How memory is guarded.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Guarding {
+    /// By marks in the page table, which cost nothing else (Linux 6.13).
+    Markers,
+    /// By mappings without access, of which the kernel allows a process 65,530 (`vm.max_map_count`). Each guard
+    /// splits one mapping into two and adds its own.
+    Mappings,
+}
+
 /// The largest huge page that a heap can make use of: a chunk.
 const LARGEST_HUGE_PAGE: usize = crate::base::CHUNK_SIZE;
 
 static PAGE_SIZE: AtomicUsize = AtomicUsize::new(0);
 /// 0: not read yet; 1: there is none.
 static HUGE_PAGE_SIZE: AtomicUsize = AtomicUsize::new(0);
+/// 0: not asked yet; 1: marks; 2: mappings.
+static GUARDING: AtomicUsize = AtomicUsize::new(0);
 
 impl System {
     /// The size of the system's pages: the unit of every call here.
@@ -142,6 +155,75 @@ impl System {
             System::Linux => unsafe { linux::release(at, size) },
             // SAFETY: handed on.
             System::Simulated(simulated) => unsafe { simulated.release(at, size) },
+        }
+    }
+
+    /// Ready → Ready: the contents are gone and read as zero, and the memory is the system's until the next touch.
+    ///
+    /// # Errors
+    /// The system refused, for instance because the program locked its memory; nothing has changed.
+    ///
+    /// # Safety
+    /// See the head of this file. Nobody needs the contents.
+    pub unsafe fn renew(self, at: *mut u8, size: Bytes) -> Result<(), SystemError> {
+        debug_assert!(self.is_whole(Bytes(at.addr())) && self.is_whole(size), "{size:?} at {at:?}");
+        match self {
+            // SAFETY: handed on.
+            System::Linux => unsafe { linux::release(at, size) },
+            // SAFETY: handed on.
+            System::Simulated(simulated) => unsafe { simulated.renew(at, size) },
+        }
+    }
+
+    /// How this system guards memory.
+    pub fn guarding(self) -> Guarding {
+        if let System::Simulated(simulated) = self
+            && simulated.guards_by_mappings()
+        {
+            return Guarding::Mappings;
+        }
+        let known = match GUARDING.load(Ordering::Relaxed) {
+            0 => {
+                let known = if linux::has_guard_marks() { 1 } else { 2 };
+                GUARDING.store(known, Ordering::Relaxed);
+                known
+            }
+            known => known,
+        };
+        if known == 1 { Guarding::Markers } else { Guarding::Mappings }
+    }
+
+    /// Guards ready memory: touching it is a fault from now on, and its contents are lost. It counts as ready.
+    ///
+    /// # Errors
+    /// The system refused; nothing has changed.
+    ///
+    /// # Safety
+    /// See the head of this file. Nobody uses the range.
+    pub unsafe fn guard(self, at: *mut u8, size: Bytes, how: Guarding) -> Result<(), SystemError> {
+        debug_assert!(self.is_whole(Bytes(at.addr())) && self.is_whole(size), "{size:?} at {at:?}");
+        match self {
+            // SAFETY: handed on.
+            System::Linux => unsafe { linux::guard(at, size, how) },
+            // SAFETY: handed on.
+            System::Simulated(simulated) => unsafe { simulated.guard(at, size, how) },
+        }
+    }
+
+    /// Takes away the guards of a range of ready memory. What is not guarded there stays as it is.
+    ///
+    /// # Errors
+    /// The system refused. Some guards may be gone.
+    ///
+    /// # Safety
+    /// See the head of this file. All guards of the range are of this sort.
+    pub unsafe fn unguard(self, at: *mut u8, size: Bytes, how: Guarding) -> Result<(), SystemError> {
+        debug_assert!(self.is_whole(Bytes(at.addr())) && self.is_whole(size), "{size:?} at {at:?}");
+        match self {
+            // SAFETY: handed on.
+            System::Linux => unsafe { linux::unguard(at, size, how) },
+            // SAFETY: handed on.
+            System::Simulated(simulated) => unsafe { simulated.unguard(at, size, how) },
         }
     }
 

@@ -16,8 +16,8 @@
 //! Names and callbacks are cells: a name is written once, before the count covers it; a callback is touched under the
 //! lock of declarations alone.
 
-use crate::base::purpose::{BUILT_IN, MAX_DECLARED, MAX_PURPOSES};
-use crate::base::sync::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use crate::base::purpose::{BUILT_IN, MAX_DECLARED, MAX_PURPOSES, STACK_KINDS, STACKS, StackKind};
+use crate::base::sync::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use crate::base::{Bytes, Exhausted, Lock, PurposeId, PurposeName, Rank, Scarce};
 use core::cell::UnsafeCell;
 use core::fmt;
@@ -37,6 +37,8 @@ pub struct Meter {
     pending: AtomicBool,
     callback: UnsafeCell<Option<SoftLimitCallback>>,
     name: UnsafeCell<PurposeName>,
+    /// For a purpose of stacks its kind, and one; else 0. Written like the name.
+    stacks: AtomicU8,
 }
 
 /// What to call when a purpose passes its soft limit.
@@ -69,11 +71,15 @@ pub enum DeclareError {
     Duplicate(PurposeName),
     /// There are [`MAX_DECLARED`] already.
     TooMany,
+    /// There are [`STACK_KINDS`] purposes of stacks already, the built-in one included.
+    TooManyOfStacks,
 }
 
 /// All meters of a heap.
 pub struct Meters {
     count: AtomicUsize,
+    /// Purposes of stacks.
+    kinds: AtomicUsize,
     declaring: Lock<()>,
     /// Some meter has `pending` set: one word to look at on the way out of an allocation.
     pending: AtomicBool,
@@ -104,6 +110,8 @@ impl Meters {
                     (&raw mut (*meter).name).write(UnsafeCell::new(name));
                 }
             }
+            (&raw mut (*at).meters[STACKS.index()].stacks).write(AtomicU8::new(StackKind::BUILT_IN.0 + 1));
+            (&raw mut (*at).kinds).write(AtomicUsize::new(1));
             (&raw mut (*at).count).write(AtomicUsize::new(BUILT_IN.len()));
         }
     }
@@ -136,6 +144,25 @@ impl Meters {
     /// # Errors
     /// When the name is bad or taken, or there are [`MAX_DECLARED`] already.
     pub fn declare(&self, name: &str) -> Result<PurposeId, DeclareError> {
+        self.declare_as(name, false)
+    }
+
+    /// Makes a new purpose of stacks.
+    ///
+    /// # Errors
+    /// As [`Meters::declare`], and when there are [`STACK_KINDS`] such already.
+    pub fn declare_stacks(&self, name: &str) -> Result<(PurposeId, StackKind), DeclareError> {
+        let purpose = self.declare_as(name, true)?;
+        Ok((purpose, self.stack_kind(purpose).expect("it was declared as one")))
+    }
+
+    /// The kind of a purpose of stacks.
+    #[inline]
+    pub fn stack_kind(&self, purpose: PurposeId) -> Option<StackKind> {
+        self.get(purpose).stacks.load(Ordering::Relaxed).checked_sub(1).map(StackKind)
+    }
+
+    fn declare_as(&self, name: &str, stacks: bool) -> Result<PurposeId, DeclareError> {
         let name = PurposeName::new(name).map_err(DeclareError::BadName)?;
         let _declaring = self.declaring.lock();
         if self.find(name.as_str()).is_some() {
@@ -144,6 +171,14 @@ impl Meters {
         let count = self.count.load(Ordering::Relaxed);
         if count == MAX_PURPOSES {
             return Err(DeclareError::TooMany);
+        }
+        if stacks {
+            let kinds = self.kinds.load(Ordering::Relaxed);
+            if kinds == STACK_KINDS {
+                return Err(DeclareError::TooManyOfStacks);
+            }
+            self.kinds.store(kinds + 1, Ordering::Relaxed);
+            self.meters[count].stacks.store(kinds as u8 + 1, Ordering::Relaxed);
         }
         // SAFETY: the count does not cover this name yet and this thread holds `declaring`, so nobody reads it.
         unsafe { *self.meters[count].name.get() = name };
@@ -308,6 +343,9 @@ impl fmt::Display for DeclareError {
             DeclareError::BadName(why) => write!(f, "{why}"),
             DeclareError::Duplicate(name) => write!(f, "a purpose named {name} exists already"),
             DeclareError::TooMany => write!(f, "a heap has at most {MAX_DECLARED} declared purposes"),
+            DeclareError::TooManyOfStacks => {
+                write!(f, "a heap has at most {} declared purposes of stacks", STACK_KINDS - 1)
+            }
         }
     }
 }

@@ -52,6 +52,8 @@ pub enum MetadataKind {
     PointerBits,
     /// Which ranges of memory the collector reads as roots.
     Roots,
+    /// The records of stacks.
+    Stacks,
     /// The heap itself, and what is never freed before it.
     Permanent,
     /// What collected objects look like.
@@ -61,7 +63,7 @@ pub enum MetadataKind {
 }
 
 /// All kinds of metadata, by number.
-pub const METADATA_KINDS: [MetadataKind; 11] = [
+pub const METADATA_KINDS: [MetadataKind; 12] = [
     MetadataKind::SpanRecords,
     MetadataKind::SpanMap,
     MetadataKind::PageBitmaps,
@@ -70,6 +72,7 @@ pub const METADATA_KINDS: [MetadataKind; 11] = [
     MetadataKind::ObjectMarks,
     MetadataKind::PointerBits,
     MetadataKind::Roots,
+    MetadataKind::Stacks,
     MetadataKind::Permanent,
     MetadataKind::Shapes,
     MetadataKind::Attachments,
@@ -92,6 +95,7 @@ impl MetadataKind {
             MetadataKind::ObjectMarks => "metadata/object-marks",
             MetadataKind::PointerBits => "metadata/pointer-bits",
             MetadataKind::Roots => "metadata/roots",
+            MetadataKind::Stacks => "metadata/stacks",
             MetadataKind::Permanent => "metadata/permanent",
             MetadataKind::Shapes => "metadata/shapes",
             MetadataKind::Attachments => "metadata/attachments",

@@ -5,7 +5,7 @@
 
 use super::account::{Account, METADATA_KINDS, all_purposes};
 use super::memstats::{MemStats, MemoryClasses};
-use super::snapshot::{AccountName, ClassFigures, Counted, Snapshot};
+use super::snapshot::{AccountName, ClassFigures, Counted, Snapshot, StackFigures};
 use crate::base::{Bytes, PAGE_SIZE, PurposeId, PurposeName};
 use core::fmt;
 
@@ -17,7 +17,7 @@ use core::fmt;
 pub enum Identity {
     ZeroSum = 1, NoDebt, InUse, ClassEvents, PurposeEvents, SpansHaveBytes, PagesForSpans, Peak, NoStrangers,
     SysByWords, SysByAccounts, HeapSys, HeapReleased, HeapAlloc, HeapObjects, InuseOfSys, ClassesTotal, SameWords,
-    ResidentSums,
+    ResidentSums, StackBytes, StackEvents,
 }
 
 /// An identity that does not hold.
@@ -57,10 +57,10 @@ use Identity::*;
 impl Identity {
     /// All, in order.
     #[rustfmt::skip]
-    pub const ALL: [Identity; 19] = [
+    pub const ALL: [Identity; 21] = [
         ZeroSum, NoDebt, InUse, ClassEvents, PurposeEvents, SpansHaveBytes, PagesForSpans, Peak, NoStrangers,
         SysByWords, SysByAccounts, HeapSys, HeapReleased, HeapAlloc, HeapObjects, InuseOfSys, ClassesTotal, SameWords,
-        ResidentSums,
+        ResidentSums, StackBytes, StackEvents,
     ];
 
     /// The number that names it everywhere.
@@ -91,6 +91,8 @@ impl Identity {
             ClassesTotal   => "/memory/classes/total:bytes = the sum of all other /memory/classes/ metrics",
             SameWords      => "The /memory/classes/ metrics say the same as Go's MemStats",
             ResidentSums   => "Resident bytes of heap and metadata = the sums of their accounts' resident bytes",
+            StackBytes     => "For every purpose of stacks: stacks in use, cached, parked and free ≤ bytes in use, and none is below zero",
+            StackEvents    => "For every purpose of stacks: 0 ≤ stacks freed ≤ stacks allocated",
         }
     }
 
@@ -141,6 +143,9 @@ impl Snapshot {
             SpansHaveBytes.require(of.spans.signum() == of.inuse.signum(), subject, of.spans, of.inuse)?;
             PagesForSpans.at_most(subject, of.spans * PAGE_SIZE as i64, of.inuse)?;
             Peak.at_most(subject, of.inuse, of.book.peak.0 as i64)?;
+            if let Some(stacks) = of.stacks {
+                check_stacks(stacks, subject, of.inuse)?;
+            }
         }
         for id in all_purposes().skip(self.count) {
             let of = self.purpose(id);
@@ -159,6 +164,15 @@ impl Snapshot {
         ResidentSums.equal(Subject::Word("heap"), resident.heap.0 as i64, heap.0 as i64)?;
         ResidentSums.equal(Subject::Word("metadata"), resident.metadata.0 as i64, metadata.0 as i64)
     }
+}
+
+fn check_stacks(of: StackFigures, subject: Subject, inuse: i64) -> Result<(), Imbalance> {
+    for bytes in [of.inuse, of.cached, of.parked, of.free] {
+        StackBytes.at_most(subject, 0, bytes)?;
+    }
+    StackBytes.at_most(subject, of.inuse + of.cached + of.parked + of.free, inuse)?;
+    StackEvents.at_most(subject, 0, of.freed)?;
+    StackEvents.at_most(subject, of.freed, of.allocated)
 }
 
 fn check_class(subject: Subject, of: ClassFigures) -> Result<(), Imbalance> {

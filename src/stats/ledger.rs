@@ -11,7 +11,7 @@
 use super::account::{Account, FIXED_ACCOUNTS};
 use super::shard::{Shard, Shards, Transaction};
 use crate::base::class::CLASSES;
-use crate::base::purpose::MAX_PURPOSES;
+use crate::base::purpose::{MAX_PURPOSES, STACK_KINDS, StackKind};
 use crate::base::{Bytes, Guard, Lock, PurposeId, Rank};
 
 /// Events of one size class.
@@ -34,6 +34,25 @@ pub(super) enum OfPurpose {
     SpansFreed,
 }
 
+/// Figures of one purpose of stacks, in the order in which they stand.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum StackFigure {
+    /// Bytes of stacks in somebody's hands.
+    InUse,
+    /// Bytes of stacks in the caches of mutators.
+    Cached,
+    /// Bytes of stacks that were freed while the collector marked, and wait for the end of the cycle.
+    Parked,
+    /// Bytes of stacks that are free for everyone.
+    Free,
+    /// Stacks ever handed out.
+    Allocated,
+    /// Stacks ever given back.
+    Freed,
+}
+
+const OF_STACKS: usize = 6;
 const OF_PURPOSE: usize = 5;
 /// Rows of class events: one a class, and one for what has a span to itself. Blocks and collected objects have rows of
 /// their own; their sizes are the same.
@@ -45,8 +64,9 @@ const LARGE_BYTES_FROM: usize = OBJECTS_FROM + 2 * CLASS_ROWS;
 /// Crumbs that share an object.
 const CRUMBS: usize = LARGE_BYTES_FROM + 2;
 const PURPOSES_FROM: usize = CRUMBS + 1;
+const STACKS_FROM: usize = PURPOSES_FROM + OF_PURPOSE * MAX_PURPOSES;
 /// Figures in a shard.
-pub const FIGURES: usize = PURPOSES_FROM + OF_PURPOSE * MAX_PURPOSES;
+pub const FIGURES: usize = STACKS_FROM + OF_STACKS * STACK_KINDS;
 
 /// A shard of a heap's books.
 pub type BookShard = Shard<FIGURES>;
@@ -76,6 +96,10 @@ pub(super) fn object_figure(row: usize, event: ClassEvent) -> usize {
 
 pub(super) fn large_bytes_figure(event: ClassEvent) -> usize {
     LARGE_BYTES_FROM + event as usize
+}
+
+pub(super) fn stack_figure(kind: StackKind, what: StackFigure) -> usize {
+    STACKS_FROM + OF_STACKS * kind.index() + what as usize
 }
 
 impl Figures {
@@ -117,6 +141,11 @@ impl Figures {
     /// Bytes of spans ever freed from a purpose.
     pub fn freed(&self, purpose: PurposeId) -> i64 {
         self.0[purpose_figure(purpose, OfPurpose::Freed)]
+    }
+
+    /// A figure of a purpose of stacks.
+    pub fn stacks(&self, kind: StackKind, what: StackFigure) -> i64 {
+        self.0[stack_figure(kind, what)]
     }
 
     /// Spans that the purpose has now.
@@ -281,6 +310,29 @@ impl Entry<'_> {
     pub fn span_resized(&mut self, purpose: PurposeId, grown: Bytes, shrunk: Bytes) {
         self.0.add(purpose_figure(purpose, OfPurpose::Allocated), grown.0 as i64);
         self.0.add(purpose_figure(purpose, OfPurpose::Freed), shrunk.0 as i64);
+    }
+
+    /// Moves bytes of stacks from one of their figures to another; `None` is the rest of their spans.
+    #[inline]
+    pub fn stacks(
+        &mut self,
+        kind: StackKind,
+        from: Option<StackFigure>,
+        to: Option<StackFigure>,
+        bytes: Bytes,
+    ) {
+        if let Some(from) = from {
+            self.0.add(stack_figure(kind, from), -(bytes.0 as i64));
+        }
+        if let Some(to) = to {
+            self.0.add(stack_figure(kind, to), bytes.0 as i64);
+        }
+    }
+
+    /// Counts a stack that was handed out or given back.
+    #[inline]
+    pub fn stack_event(&mut self, kind: StackKind, event: StackFigure) {
+        self.0.add(stack_figure(kind, event), 1);
     }
 
     /// Counts events of a row of the size classes; row [`CLASSES`] is that of large blocks.

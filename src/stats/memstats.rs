@@ -11,7 +11,7 @@
 //! | span records | MSpanSys | metadata/mspan/inuse |
 //! | mutators | MCacheSys | metadata/mcache/inuse |
 //! | span map, bitmaps, summaries, marks, pointer bits | GCSys | metadata/other |
-//! | permanent | OtherSys | other |
+//! | stack records, permanent | OtherSys | other |
 //!
 //! **Manual memory does not count as heap.** `Heap…`, `Alloc`, `Mallocs` and their kin speak of collected objects,
 //! as in Go. Blocks and everything that a program takes under purposes of its own stand in `OtherSys`, for which
@@ -139,12 +139,12 @@ enum Word {
 const WORDS: usize = Word::Other as usize + 1;
 
 /// The word of an account; `None` for the two that are not in `Sys`.
-fn word(account: Account) -> Option<Word> {
+fn word(snapshot: &Snapshot, account: Account) -> Option<Word> {
     Some(match account {
         Account::System | Account::Reserved => return None,
         Account::Released => Word::HeapReleased,
         Account::Free | Account::Cached => Word::HeapKept,
-        Account::Span(id) => match id.row().go {
+        Account::Span(id) => match snapshot.go_word(id) {
             GoWord::Heap => Word::HeapInuse,
             GoWord::Stack => Word::Stack,
             GoWord::Collector => Word::Gc,
@@ -161,7 +161,7 @@ fn word(account: Account) -> Option<Word> {
             | MetadataKind::Roots
             | MetadataKind::Shapes
             | MetadataKind::Attachments => Word::Gc,
-            MetadataKind::Permanent => Word::Other,
+            MetadataKind::Stacks | MetadataKind::Permanent => Word::Other,
         },
     })
 }
@@ -171,7 +171,7 @@ impl Snapshot {
     pub fn mem_stats(&self) -> MemStats {
         let mut sums = [0; WORDS];
         for account in Account::fixed().chain(all_purposes().map(Account::Span)) {
-            if let Some(word) = word(account) {
+            if let Some(word) = word(self, account) {
                 sums[word as usize] += self.balance(account);
             }
         }
@@ -217,7 +217,8 @@ impl Snapshot {
         let (mspan_inuse, mcache_inuse) =
             (metadata(MetadataKind::SpanRecords), metadata(MetadataKind::Mutators));
         let permanent = metadata(MetadataKind::Permanent);
-        let tables = self.metadata() - mspan_inuse - mcache_inuse - permanent;
+        let stacks = metadata(MetadataKind::Stacks);
+        let tables = self.metadata() - mspan_inuse - mcache_inuse - stacks - permanent;
         MemoryClasses {
             heap_objects,
             heap_unused: self.in_spans_of(GoWord::Heap) - heap_objects,
@@ -227,7 +228,7 @@ impl Snapshot {
             mspan_inuse,
             mcache_inuse,
             metadata_other: self.in_spans_of(GoWord::Collector) + tables,
-            other: self.in_spans_of(GoWord::Other) + permanent,
+            other: self.in_spans_of(GoWord::Other) + stacks + permanent,
             total: -self.balance(Account::System) - self.balance(Account::Reserved),
         }
     }

@@ -33,6 +33,8 @@
 //! 17. /memory/classes/total:bytes = the sum of all other /memory/classes/ metrics.
 //! 18. The /memory/classes/ metrics say the same as Go's MemStats.
 //! 19. Resident bytes of heap and metadata = the sums of their accounts' resident bytes.
+//! 20. For every purpose of stacks: stacks in use, cached, parked and free ≤ bytes in use, and none is below zero.
+//! 21. For every purpose of stacks: 0 ≤ stacks freed ≤ stacks allocated.
 //!
 //! The first nine speak of what was booked, the others of what is derived from it. `docs/statistics.md` explains
 //! every figure; a test compares it with this room.
@@ -57,7 +59,7 @@ mod tests;
 
 pub use account::{Account, MetadataKind};
 pub use check::{Identity, Imbalance};
-pub use ledger::{BookShard, Books, ClassEvent, Entry, Figures, Ledger, SharedLedger};
+pub use ledger::{BookShard, Books, ClassEvent, Entry, Figures, Ledger, SharedLedger, StackFigure};
 pub use memstats::{MemStats, MemoryClasses};
-pub use snapshot::{Counted, PurposeBook, PurposeFigures, Resident, Snapshot};
+pub use snapshot::{Counted, PurposeBook, PurposeFigures, Resident, Snapshot, StackFigures};
 pub use values::{Histogram, MetricValue, MetricValues, Value};

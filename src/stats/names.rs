@@ -124,6 +124,13 @@ pub static METRICS: &[Metric] = &[
     metric("/memory/purpose/NAME/limit:bytes",             Gauge,      EachPurpose(|p| bytes(p.book.limit)),               "bytes that it does not get beyond, if there is a limit"),
     metric("/memory/purpose/NAME/refused:requests",        Cumulative, EachPurpose(|p| Some(p.book.refused as i64)),       "requests that were refused"),
 
+    metric("/stacks/NAME/inuse:bytes",   Gauge,      EachPurpose(|p| p.stacks.map(|s| s.inuse)),     "bytes of the purpose's stacks in somebody's hands"),
+    metric("/stacks/NAME/cached:bytes",  Gauge,      EachPurpose(|p| p.stacks.map(|s| s.cached)),    "bytes of its stacks in the caches of mutators"),
+    metric("/stacks/NAME/parked:bytes",  Gauge,      EachPurpose(|p| p.stacks.map(|s| s.parked)),    "bytes of its stacks freed while the collector marked"),
+    metric("/stacks/NAME/free:bytes",    Gauge,      EachPurpose(|p| p.stacks.map(|s| s.free)),      "bytes of its stacks that are free for everyone"),
+    metric("/stacks/NAME/allocs:stacks", Cumulative, EachPurpose(|p| p.stacks.map(|s| s.allocated)), "its stacks handed out"),
+    metric("/stacks/NAME/frees:stacks",  Cumulative, EachPurpose(|p| p.stacks.map(|s| s.freed)),     "its stacks given back"),
+
     metric("/gc/heap/allocs:objects",              Cumulative, One(|s| Some(s.objects(Allocated))),      "collected objects allocated, without crumbs"),
     metric("/gc/heap/allocs:bytes",                Cumulative, One(|s| Some(s.object_bytes(Allocated))), "bytes of them, as large as their slots"),
     metric("/gc/heap/frees:objects",               Cumulative, One(|s| Some(s.objects(Freed))),          "collected objects found dead and swept"),

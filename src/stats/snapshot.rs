@@ -10,9 +10,9 @@
 //! A snapshot is some 30 KiB: it belongs into mapped memory, not on a small stack.
 
 use super::account::{ACCOUNTS, Account, METADATA_KINDS, all_purposes};
-use super::ledger::{Books, CLASS_ROWS, ClassEvent, Figures};
+use super::ledger::{Books, CLASS_ROWS, ClassEvent, Figures, StackFigure};
 use crate::base::class::{CLASSES, TABLE};
-use crate::base::purpose::{BUILT_IN, GoWord, MAX_PURPOSES};
+use crate::base::purpose::{BUILT_IN, GoWord, MAX_PURPOSES, StackKind};
 use crate::base::{Bytes, PurposeId, PurposeName};
 use core::fmt;
 
@@ -31,6 +31,25 @@ pub struct PurposeBook {
     pub refused: u64,
     /// How often the soft limit was passed.
     pub soft_events: u64,
+    /// For a purpose of stacks, which of them it is.
+    pub stacks: Option<StackKind>,
+}
+
+/// What is known of the stacks of a purpose. Bytes are those of the stacks alone, without guards.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct StackFigures {
+    /// Bytes of stacks in somebody's hands.
+    pub inuse: i64,
+    /// Bytes of stacks in the caches of mutators.
+    pub cached: i64,
+    /// Bytes of stacks freed while the collector marked, which wait for the end of its cycle.
+    pub parked: i64,
+    /// Bytes of stacks that are free for everyone.
+    pub free: i64,
+    /// Stacks ever handed out.
+    pub allocated: i64,
+    /// Stacks ever given back.
+    pub freed: i64,
 }
 
 /// All that is known of one purpose.
@@ -48,6 +67,8 @@ pub struct PurposeFigures {
     pub allocated: i64,
     /// Bytes of spans ever freed from it.
     pub freed: i64,
+    /// Its stacks, if it is a purpose of stacks.
+    pub stacks: Option<StackFigures>,
 }
 
 /// Events of one size class, of blocks or of objects.
@@ -120,7 +141,15 @@ pub struct AccountName {
 impl PurposeBook {
     /// The book of a purpose that nothing happened to yet and nothing limits.
     pub const fn new(name: PurposeName) -> PurposeBook {
-        PurposeBook { name, peak: Bytes::ZERO, soft_limit: None, limit: None, refused: 0, soft_events: 0 }
+        PurposeBook {
+            name,
+            peak: Bytes::ZERO,
+            soft_limit: None,
+            limit: None,
+            refused: 0,
+            soft_events: 0,
+            stacks: None,
+        }
     }
 }
 
@@ -220,6 +249,27 @@ impl Snapshot {
             spans: self.figures.spans(id),
             allocated: self.figures.allocated(id),
             freed: self.figures.freed(id),
+            stacks: self.purposes[id.index()].stacks.map(|kind| self.stacks(kind)),
+        }
+    }
+
+    fn stacks(&self, kind: StackKind) -> StackFigures {
+        let figure = |what| self.figures.stacks(kind, what);
+        StackFigures {
+            inuse: figure(StackFigure::InUse),
+            cached: figure(StackFigure::Cached),
+            parked: figure(StackFigure::Parked),
+            free: figure(StackFigure::Free),
+            allocated: figure(StackFigure::Allocated),
+            freed: figure(StackFigure::Freed),
+        }
+    }
+
+    /// Where a purpose's spans stand in Go's words.
+    pub fn go_word(&self, id: PurposeId) -> GoWord {
+        match self.purposes[id.index()].stacks {
+            Some(_) => GoWord::Stack,
+            None => id.row().go,
         }
     }
 
@@ -290,7 +340,7 @@ impl Snapshot {
 
     /// Bytes in spans that stand under one of Go's words.
     pub fn in_spans_of(&self, word: GoWord) -> i64 {
-        self.sum(|account| matches!(account, Account::Span(id) if id.row().go == word))
+        self.sum(|account| matches!(account, Account::Span(id) if self.go_word(id) == word))
     }
 
     /// Bytes of the heap's own tables.

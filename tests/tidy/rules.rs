@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 /// The rooms, from left to right.
-pub(crate) const ROOMS: [&str; 9] = ["base", "stats", "os", "page", "span", "block", "object", "gc", "front"];
+pub(crate) const ROOMS: [&str; 10] =
+    ["base", "stats", "os", "page", "span", "block", "object", "stack", "gc", "front"];
 
 /// Calls of the system outside `os`: the file, and what it may call.
 pub(crate) const SYSTEM_CALLS: &[(&str, &[&str])] = &[
