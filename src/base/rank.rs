@@ -39,6 +39,8 @@ pub enum Rank {
     Stacks,
     /// The page heap: which pages are free.
     Pages,
+    /// The lists of what hangs on objects. One at a time, but for `fork`.
+    Attachments,
     /// Metadata that is handed out piece by piece: pools and permanent memory.
     Metadata,
     /// The books' reader side.

@@ -216,6 +216,20 @@ impl Worker {
         self.progress.scanned[source as usize] += (bits.len() * BLOCK * 8) as u64;
     }
 
+    /// Shades what an object holds, but not the object.
+    pub fn scan_contents(&mut self, object: &Object, marking: &mut Marking<'_>) {
+        if object.kind == SpanKind::Mapped {
+            let (offset, words) = (object.start.0 - marking.objects.base().0, object.size.0 / 8);
+            let map = marking.objects.page_map(object.first_page).expect("mapped objects have a map");
+            let mask = map.get(offset % PAGE_SIZE / 8, words);
+            // SAFETY: the words are the object's.
+            unsafe { self.scan_masked(marking.words_at(offset), &[mask], marking) };
+            self.progress.scanned[Source::Heap as usize] += object.size.0 as u64;
+        } else if object.kind != SpanKind::Plain {
+            (0..object.size.0).step_by(PIECE).for_each(|from| self.scan_piece(object, from, marking));
+        }
+    }
+
     /// # Safety
     /// `count` words from `words` on are readable.
     unsafe fn scan_run(&mut self, words: *const u64, count: usize, marking: &mut Marking<'_>) {

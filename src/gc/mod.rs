@@ -71,6 +71,8 @@
 //! (Go: `mgc.go`, `mgcmark.go`, `mgcwork.go`, `mgcmark_greenteagc.go`, `mwbbuf.go`, `mbarrier.go`, `mcheckmark.go`.)
 
 #[cfg(not(loom))]
+pub mod attach;
+#[cfg(not(loom))]
 pub mod barrier;
 #[cfg(not(loom))]
 mod check;
