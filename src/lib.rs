@@ -18,6 +18,8 @@ pub mod stats;
 
 pub use base::{Bytes, Exhausted, Pages, Scarce};
 #[cfg(not(loom))]
+pub use front::stacks::describe_overflow;
+#[cfg(not(loom))]
 pub use front::{
     CheckError, Collected, Config, Fault, Heap, ManualSpan, Metrics, Misuse, Purpose, RawStack, SpanHeap,
     Stack, Stacks,

@@ -10,7 +10,9 @@
 
 use crate::base::sync::Ordering;
 use crate::base::{Address, Bytes, PurposeId, PurposeName};
+use crate::front::core::HeapCore;
 use crate::front::heap::Heap;
+use crate::front::{process, threads};
 use crate::os::SystemError;
 use crate::span::{Meter, Release};
 use crate::stack::{Activity, Guard, StackError, StackId, StackView};
@@ -281,6 +283,28 @@ impl<H: Deref<Target = Heap>> fmt::Debug for Stack<H> {
     }
 }
 
+/// As [`Heap::describe_overflow`], for whichever heap of this process the stack is from.
+pub fn describe_overflow(address: Address, out: &mut impl Write) -> bool {
+    let of_process = process::existing().is_some_and(|heap| describe(heap.core(), address, out));
+    of_process || threads::try_any_living(|core| describe(core, address, out))
+}
+
+fn describe(core: &HeapCore, address: Address, out: &mut impl Write) -> bool {
+    let Some((view, purpose)) = core.stacks.find(&core.pages, address) else { return false };
+    let place = view.place;
+    if !place.is_in_guard(address) {
+        return false;
+    }
+    let purpose = core.meters.name(purpose);
+    let (number, size, limit, base) = (view.id.number(), place.size, place.limit, place.base());
+    // Who cannot be told cannot be helped.
+    let _ = write!(
+        out,
+        "stack overflow: stack {number} of {purpose}, {size} at {limit}..{base}; access to {address}, in its guard"
+    );
+    true
+}
+
 impl Heap {
     /// The stack that an address belongs to, be it in the stack or in its guard; any bit pattern is fine. Takes no lock.
     pub fn find_stack(&self, address: Address) -> Option<StackView> {
@@ -291,20 +315,7 @@ impl Heap {
     /// Writes what happened if an access to `address` was an overflow of one of this heap's stacks. Returns whether it
     /// was. For the handler of a signal: takes no lock and allocates nothing.
     pub fn describe_overflow(&self, address: Address, out: &mut impl Write) -> bool {
-        let core = self.core();
-        let Some((view, purpose)) = core.stacks.find(&core.pages, address) else { return false };
-        let place = view.place;
-        if !place.is_in_guard(address) {
-            return false;
-        }
-        let purpose = core.meters.name(purpose);
-        let (number, size, limit, base) = (view.id.number(), place.size, place.limit, place.base());
-        // Who cannot be told cannot be helped.
-        let _ = write!(
-            out,
-            "stack overflow: stack {number} of {purpose}, {size} at {limit}..{base}; access to {address}, in its guard"
-        );
-        true
+        describe(self.core(), address, out)
     }
 
     /// Every stack whose holder says what runs on it. Takes no lock: stacks that come and go meanwhile may be missing,

@@ -88,6 +88,11 @@ pub(crate) fn for_each_living(visit: impl FnMut(&HeapCore)) {
     LIVING.lock().iter().for_each(visit);
 }
 
+/// Whether something holds of any of them, as far as that can be found without waiting: for a handler of signals.
+pub(crate) fn try_any_living(holds: impl FnMut(&HeapCore) -> bool) -> bool {
+    LIVING.try_lock().is_some_and(|living| living.iter().any(holds))
+}
+
 /// The calling thread's mutator in a heap, or the shared one.
 pub(crate) fn mutator(core: &HeapCore) -> &Mutator {
     with_place(core, |place| {
