@@ -410,3 +410,87 @@ fn hundreds_of_heaps_at_once() {
         in_order(heap);
     }
 }
+
+#[test]
+fn a_reservation_charges_before_the_work() {
+    let heap = Heap::new(Config::default()).unwrap();
+    let queries = heap.declare("queries").unwrap();
+    queries.set_limit(Some(Bytes::mib(1)));
+    let first = queries.reserve(Bytes::kib(600)).unwrap();
+    assert!(queries.reserve(Bytes::kib(600)).is_err());
+    assert!(queries.allocate_span(Bytes::kib(600)).is_err(), "the rest is promised to somebody");
+    assert_eq!((queries.inuse(), queries.reserved(), queries.refused()), (Bytes::ZERO, Bytes::kib(600), 2));
+    let other = queries.allocate_span(Bytes::kib(424)).unwrap();
+    let mine = first.allocate_span(Bytes::kib(400)).unwrap();
+    assert_eq!((first.left(), queries.reserved()), (Bytes::kib(200), Bytes::kib(200)));
+    assert!(queries.allocate_span(Bytes::kib(8)).is_err());
+    assert!(first.allocate_span(Bytes::kib(208)).is_err(), "more than is left of the promise");
+    assert!(first.grow(Bytes::kib(8)).is_err());
+    let second = first.split(Bytes::kib(136)).unwrap();
+    assert!(first.split(Bytes::kib(65)).is_none());
+    assert_eq!(first.shrink(Bytes::kib(100)), Bytes::kib(64));
+    second.grow(Bytes::kib(64)).unwrap();
+    let layout = Layout::from_size_align(1000, 16).unwrap();
+    let block = second.allocate(layout).unwrap();
+    assert!(second.left() < Bytes::kib(200), "the block's span was drawn");
+    drop((first, second));
+    assert_eq!(queries.reserved(), Bytes::ZERO);
+    heap.check().unwrap();
+    drop((other, mine));
+    // SAFETY: the test's own block.
+    unsafe { heap.deallocate(block, layout) };
+    heap.release_all();
+    assert_eq!(queries.inuse(), Bytes::ZERO);
+    let snapshot = heap.snapshot();
+    snapshot.check().unwrap();
+    assert!(snapshot.released.on_request > 0);
+    heap.check().unwrap();
+}
+
+#[test]
+fn promises_and_charges_never_pass_the_limit_together() {
+    let heap = Heap::new(Config::default()).unwrap();
+    let purpose = heap.declare("crowded").unwrap();
+    let limit = Bytes::mib(2);
+    purpose.set_limit(Some(limit));
+    std::thread::scope(|scope| {
+        for thread in 0..4usize {
+            scope.spawn(move || {
+                for turn in 0..300 {
+                    let wanted = Bytes::kib(8 * (1 + (turn * 7 + thread) % 60));
+                    if thread % 2 == 0 {
+                        let span = purpose.allocate_span(wanted);
+                        assert!(purpose.inuse().0 <= limit.0);
+                        drop(span);
+                    } else if let Ok(promise) = purpose.reserve(wanted) {
+                        let span = promise.allocate_span(wanted).expect("what was promised is had");
+                        assert!(purpose.inuse().0 <= limit.0);
+                        drop(span);
+                    }
+                }
+            });
+        }
+    });
+    assert_eq!((purpose.inuse(), purpose.reserved()), (Bytes::ZERO, Bytes::ZERO));
+    heap.check().unwrap();
+    heap.snapshot().check().unwrap();
+}
+
+#[test]
+fn a_refusal_for_the_hard_limit_is_an_event() {
+    static REFUSED: AtomicUsize = AtomicUsize::new(0);
+    fn called(_: usize, event: &SoftLimitEvent) {
+        assert!(event.refused && event.limit == Bytes::kib(64) && event.purpose.as_str() == "bounded");
+        REFUSED.fetch_add(1, SeqCst);
+    }
+    let heap = Heap::new(Config::default()).unwrap();
+    let bounded = heap.declare("bounded").unwrap();
+    bounded.set_limit(Some(Bytes::kib(64)));
+    bounded.set_soft_limit(None, Some(SoftLimitCallback { call: called, data: 0 }));
+    assert!(bounded.allocate_span(Bytes::kib(65)).is_err());
+    assert!(bounded.reserve(Bytes::kib(65)).is_err());
+    assert!(bounded.allocate(Layout::from_size_align(70_000, 16).unwrap()).is_err());
+    assert_eq!((REFUSED.load(SeqCst), bounded.refused()), (3, 3));
+    heap.check().unwrap();
+    heap.snapshot().check().unwrap();
+}

@@ -1,7 +1,8 @@
 //! Sizes as people read and write them.
 //!
 //! Reading follows the grammar of Go's `GOMEMLIMIT`, which the library uses too: a whole number and one of the suffixes
-//! `B`, `KiB`, `MiB`, `GiB`, `TiB`; no suffix means bytes; `off` means no limit. Writing uses binary units with three
+//! `B`, `KiB`, `MiB`, `GiB`, `TiB`; no suffix means bytes; `off` means no limit, and `auto` what the
+//! control group allows. Writing uses binary units with three
 //! significant places.
 
 use std::fmt;
@@ -15,6 +16,8 @@ const UNITS: [(&str, u64); 5] =
 pub(crate) enum Limit {
     /// No limit at all.
     Off,
+    /// What the tightest control group leaves.
+    Auto,
     /// This many bytes.
     Bytes(u64),
 }
@@ -25,12 +28,16 @@ impl Limit {
         if text == "off" {
             return Ok(Limit::Off);
         }
+        if text == "auto" {
+            return Ok(Limit::Auto);
+        }
         let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
         let (number, suffix) = text.split_at(digits);
         let unit = if suffix.is_empty() { "B" } else { suffix };
         let Some((_, factor)) = UNITS.iter().find(|(name, _)| *name == unit) else {
             return Err(
-                "a size is a whole number with B, KiB, MiB, GiB or TiB (such as 512MiB), or `off`".into()
+                "a size is a whole number with B, KiB, MiB, GiB or TiB (such as 512MiB), or `auto`, or `off`"
+                    .into(),
             );
         };
         let number: u64 = match number.parse() {
@@ -53,6 +60,7 @@ impl fmt::Display for Limit {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Limit::Off => out.write_str("off"),
+            Limit::Auto => out.write_str("auto"),
             Limit::Bytes(n) => write!(out, "{n}B"),
         }
     }
@@ -86,6 +94,7 @@ mod tests {
         assert_eq!(Limit::parse("7"), Ok(Limit::Bytes(7)));
         assert_eq!(Limit::parse("7B"), Ok(Limit::Bytes(7)));
         assert_eq!(Limit::parse("off"), Ok(Limit::Off));
+        assert_eq!(Limit::parse("auto"), Ok(Limit::Auto));
         for bad in [
             "",
             "MiB",
@@ -108,6 +117,7 @@ mod tests {
     fn the_library_gets_bytes() {
         assert_eq!(Limit::Bytes(512 << 20).to_string(), "536870912B");
         assert_eq!(Limit::Off.to_string(), "off");
+        assert_eq!(Limit::Auto.to_string(), "auto");
     }
 
     #[test]

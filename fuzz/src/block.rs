@@ -212,7 +212,7 @@ impl World {
 
     fn allocate_large(&mut self, n: usize, which: usize, size: usize) {
         let mut work = self.owners[n].work(&self.shared);
-        let block = large::allocate(&mut work, purpose(which), size, 16, size.is_multiple_of(2))
+        let block = large::allocate(&mut work, purpose(which), size, 16, size.is_multiple_of(2), None)
             .expect("there is room");
         let usable = self.shared.find(block.pointer).1.pages().bytes().0;
         let asked = Asked { size, align: PAGE_SIZE, zeroed: block.zero, tag: which as u64 };

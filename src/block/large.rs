@@ -11,7 +11,7 @@
 use super::body::{BlockSpan, FreeBlock, LARGE, Phase};
 use super::cache::{Block, Work};
 use crate::base::class::CLASSES;
-use crate::base::sync::Ordering;
+use crate::base::sync::{AtomicUsize, Ordering};
 use crate::base::{Bytes, Exhausted, PAGE_SIZE, Pages, PurposeId};
 use crate::span::{Request, Span, SpanId};
 use crate::stats::ClassEvent;
@@ -32,7 +32,8 @@ pub enum LargeFault {
 }
 
 /// Allocates a block of `size` bytes at a multiple of `align`, a power of two. If it is to be `zero`, memory of which
-/// the system has a good part is given back whole: clearing it would bring all of it in.
+/// the system has a good part is given back whole: clearing it would bring all of it in. It is charged to
+/// `promise` as far as that is enough.
 ///
 /// # Errors
 /// As for the span.
@@ -42,11 +43,12 @@ pub fn allocate(
     size: usize,
     align: usize,
     zero: bool,
+    promise: Option<&AtomicUsize>,
 ) -> Result<Block, Exhausted> {
     let pages = Bytes(size).pages_ceil().max(Pages(1));
     let even = if pages >= EVEN_FROM { EVEN } else { Pages(1) };
     let request = Request { purpose, pages, align: Pages(align / PAGE_SIZE).max(even) };
-    let new = work.ground.allocate(work.spans, request)?;
+    let new = work.ground.allocate_against(work.spans, request, promise)?;
     let body = new.span.body::<BlockSpan>();
     // SAFETY: the span is this thread's, and nobody has its address yet.
     unsafe {

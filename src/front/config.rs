@@ -5,6 +5,7 @@
 //! here ever stops somebody's program.
 
 use crate::base::Bytes;
+use crate::os::cgroup;
 use core::fmt;
 
 /// What a heap is made with.
@@ -21,6 +22,17 @@ pub struct Config {
     pub misuse: OnMisuse,
     /// Whether free memory goes back to the system by itself.
     pub scavenger: Scavenger,
+    /// What to say on standard error.
+    pub log: Log,
+}
+
+/// What a heap says on standard error while it works.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Log {
+    /// Nothing.
+    Off,
+    /// A line for each soft limit that was passed, and each purpose that was refused something for its hard one.
+    Limits,
 }
 
 /// When free memory goes back to the system by itself.
@@ -63,9 +75,10 @@ pub const MEMORY_LIMIT: &str = "SPANHEAP_MEMORY_LIMIT";
 /// The least address space that makes a heap.
 pub const LEAST_RESERVE: Bytes = Bytes::mib(64);
 
-const KEYS: &str = "keys: reserve:SIZE, limit:SIZE|off, misuse:abort|report, scavenger:off|on|eager";
+const KEYS: &str =
+    "keys: reserve:SIZE, limit:SIZE|auto|off, misuse:abort|report, scavenger:off|on|eager, log:off|limits";
 const SIZES: &str = "a size: a number and B, KiB, MiB, GiB or TiB";
-const LIMITS: &str = "a limit: a number and B, KiB, MiB, GiB or TiB, or off";
+const LIMITS: &str = "a limit: a number and B, KiB, MiB, GiB or TiB, or auto, or off";
 
 impl Config {
     /// The defaults: 1 TiB of address space, no limit, stop on misuse.
@@ -76,7 +89,14 @@ impl Config {
             limit: None,
             misuse: OnMisuse::Abort,
             scavenger: Scavenger::On,
+            log: Log::Off,
         }
+    }
+
+    /// 90 % of what the tightest control group around this process may have; `None` where there is no such group, or
+    /// none with a limit.
+    pub fn automatic_limit() -> Option<Bytes> {
+        cgroup::tightest(cgroup::read).map(|Bytes(limit)| Bytes((limit as u128 * 9 / 10) as usize))
     }
 
     /// Takes in what `SPANHEAP_CONF` says; `complain` hears of what was not understood.
@@ -110,6 +130,9 @@ impl Config {
             ("misuse", "abort") => self.misuse = OnMisuse::Abort,
             ("misuse", "report") => self.misuse = OnMisuse::Report,
             ("misuse", _) => return Err("misuse:abort or misuse:report"),
+            ("log", "off") => self.log = Log::Off,
+            ("log", "limits") => self.log = Log::Limits,
+            ("log", _) => return Err("log:off or log:limits"),
             ("scavenger", "off") => self.scavenger = Scavenger::Off,
             ("scavenger", "on") => self.scavenger = Scavenger::On,
             ("scavenger", "eager") => self.scavenger = Scavenger::Eager,
@@ -130,6 +153,9 @@ fn limit(text: &str) -> Result<Option<Bytes>, &'static str> {
     // Go takes an empty limit for none.
     if matches!(text.trim(), "" | "off") {
         return Ok(None);
+    }
+    if text.trim() == "auto" {
+        return Ok(Config::automatic_limit());
     }
     size(text).map(Some).ok_or(LIMITS)
 }

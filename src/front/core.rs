@@ -15,13 +15,14 @@
 use crate::base::sync::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
 use crate::base::{Address, Bytes, Guard, Lock, PurposeId, Rank};
 use crate::block::{BlockCache, BlockCentral, Work};
-use crate::front::config::Config;
+use crate::front::config::{Config, Log};
+use crate::front::environment;
 use crate::front::mutator::{Local, Mutator, State};
-use crate::front::scavenger::Scavenging;
+use crate::front::scavenger::{self, Scavenging};
 use crate::os::{ReserveError, System, SystemError, Table};
 use crate::span::{Ground, Meters, PageHeap};
 use crate::stack::{StackPool, StackWork};
-use crate::stats::{Account, Books, Ledger, MetadataKind, PurposeBook, Snapshot};
+use crate::stats::{Account, Books, Ledger, MetadataKind, PurposeBook, ReleaseFigures, Snapshot};
 
 /// The mutator of those who have none.
 pub(crate) const SHARED: u32 = 1;
@@ -364,6 +365,7 @@ impl HeapCore {
                 PurposeBook {
                     name: meters.name(id),
                     peak: meter.peak(),
+                    reserved: meter.reserved(),
                     soft_limit: meter.soft_limit(),
                     limit: meter.hard_limit(),
                     refused: meter.refused(),
@@ -373,6 +375,14 @@ impl HeapCore {
             })
         });
         snapshot.heap_limit = self.pages.limit();
+        let (given, work) = (self.pages.released(), scavenger::work());
+        snapshot.released = ReleaseFigures {
+            in_background: given.in_background,
+            at_limit: given.at_limit,
+            on_request: given.on_request,
+            wakeups: work.wakeups,
+            processor: work.processor,
+        };
     }
 
     /// Visits the memory of every table: its kind, where it begins and how long it is.
@@ -407,7 +417,11 @@ impl HeapCore {
     /// Tells of soft limits that were passed. No lock may be held.
     pub(crate) fn tell(&self) {
         if self.meters.has_news() {
-            self.meters.tell();
+            self.meters.tell(|event| {
+                if self.config.log == Log::Limits {
+                    environment::say(format_args!("{event}"));
+                }
+            });
         }
     }
 

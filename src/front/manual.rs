@@ -3,7 +3,7 @@
 //! # Safety
 //! A span is its holder's alone, so references to its bytes follow those to the holder. It is freed once, by `drop`.
 
-use crate::base::sync::{AtomicBool, Ordering};
+use crate::base::sync::{AtomicBool, AtomicUsize, Ordering};
 use crate::base::{Address, Bytes, Exhausted, Pages, PurposeName};
 use crate::front::heap::Heap;
 use crate::front::purpose::Purpose;
@@ -45,15 +45,27 @@ unsafe impl Send for ManualSpan<'_> {}
 unsafe impl Sync for ManualSpan<'_> {}
 
 impl<'h> ManualSpan<'h> {
-    pub(crate) fn allocate(purpose: Purpose<'h>, bytes: Bytes) -> Result<ManualSpan<'h>, Exhausted> {
+    pub(crate) fn allocate(
+        purpose: Purpose<'h>,
+        bytes: Bytes,
+        promise: Option<&AtomicUsize>,
+    ) -> Result<ManualSpan<'h>, Exhausted> {
         let heap = purpose.heap();
         let pages = bytes.pages_ceil().max(Pages(1));
-        let (id, page, fresh) = heap.with_local(|core, mutator, local| {
-            let work = core.work(mutator, local);
-            let new = work.ground.allocate(work.spans, Request::new(purpose.id(), pages))?;
-            Ok((new.id, new.page, new.fresh))
-        })?;
+        let attempt = || {
+            heap.with_local(|core, mutator, local| {
+                let work = core.work(mutator, local);
+                let request = Request::new(purpose.id(), pages);
+                let new = work.ground.allocate_against(work.spans, request, promise)?;
+                Ok((new.id, new.page, new.fresh))
+            })
+        };
+        let new = match attempt() {
+            Err(refused) if heap.core().reclaim(heap.mutator(), &refused) => attempt(),
+            new => new,
+        };
         heap.core().tell();
+        let (id, page, fresh) = new?;
         let start =
             NonNull::new(heap.core().pages.region().page_pointer(page)).expect("a region is not at zero");
         Ok(ManualSpan { heap, id, start, pages, fresh, touched: AtomicBool::new(false) })

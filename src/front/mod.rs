@@ -30,6 +30,7 @@ mod pacing;
 pub mod process;
 pub mod purpose;
 pub mod report;
+pub mod reservation;
 mod residency;
 pub mod scavenger;
 pub(crate) mod slow;
@@ -45,6 +46,7 @@ pub use manual::ManualSpan;
 pub use metrics::Metrics;
 pub use misuse::{Fault, Misuse};
 pub use purpose::{Collected, Purpose};
+pub use reservation::Reservation;
 pub use stacks::{RawStack, Stack, Stacks};
 
 #[cfg(test)]

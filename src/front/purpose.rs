@@ -11,6 +11,7 @@ use crate::base::{Bytes, Exhausted, PurposeId, PurposeName};
 use crate::front::heap::Heap;
 use crate::front::manual::ManualSpan;
 use crate::front::process;
+use crate::front::reservation::Reservation;
 use crate::span::{Meter, SoftLimitCallback};
 use core::alloc::Layout;
 use core::fmt;
@@ -80,7 +81,7 @@ impl<'h> Purpose<'h> {
     /// # Errors
     /// [`Exhausted`], when a limit or the system stands in the way.
     pub fn allocate_span(&self, bytes: Bytes) -> Result<ManualSpan<'h>, Exhausted> {
-        ManualSpan::allocate(*self, bytes)
+        ManualSpan::allocate(*self, bytes, None)
     }
 
     /// Allocates a block. It is freed with [`Heap::deallocate`], by any thread.
@@ -112,9 +113,22 @@ impl<'h> Purpose<'h> {
         work()
     }
 
+    /// Promises `bytes` to this purpose, before the work that needs them: see [`Reservation`].
+    ///
+    /// # Errors
+    /// [`Exhausted`], when the purpose's limit stands in the way. Nothing has changed then.
+    pub fn reserve(&self, bytes: Bytes) -> Result<Reservation<'h>, Exhausted> {
+        Reservation::new(*self, bytes)
+    }
+
     /// Bytes of the purpose's spans now.
     pub fn inuse(&self) -> Bytes {
         self.meter().inuse()
+    }
+
+    /// Bytes that are promised to reservations of this purpose, and not in its spans yet.
+    pub fn reserved(&self) -> Bytes {
+        self.meter().reserved()
     }
 
     /// The most bytes that the purpose's spans ever had at once.

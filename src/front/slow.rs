@@ -6,7 +6,7 @@
 
 use crate::base::class::SizeClass;
 use crate::base::purpose::BLOCKS;
-use crate::base::sync::Ordering;
+use crate::base::sync::{AtomicUsize, Ordering};
 use crate::base::{Address, Bytes, Exhausted, PAGE_SIZE, PurposeId, Scarce};
 use crate::block::body::{BlockSpan, FreeBlock, LARGE, Phase, mark};
 use crate::block::cache::Block;
@@ -44,6 +44,39 @@ impl HeapCore {
         align: usize,
         zero: bool,
     ) -> Result<Block, Exhausted> {
+        let block = self.allocate_against(mutator, purpose, (size, align, zero), None);
+        let block = match block {
+            Err(refused) if self.reclaim(mutator, &refused) => {
+                self.allocate_against(mutator, purpose, (size, align, zero), None)
+            }
+            block => block,
+        };
+        self.tell();
+        block
+    }
+
+    /// Takes what other mutators keep for their threads, if that may be what is missing. Returns whether it may be worth
+    /// another attempt.
+    #[cold]
+    pub(crate) fn reclaim(&self, mutator: &Mutator, refused: &Exhausted) -> bool {
+        if !matches!(refused.scarce, Scarce::HeapLimit | Scarce::System(_)) {
+            return false;
+        }
+        let others = self.all_mutators().filter(|other| other.number != mutator.number);
+        others.fold(false, |any, other| self.tend(other) | any)
+    }
+
+    /// As [`HeapCore::allocate`], charged to a promise as far as it is enough; tells nobody, and does not try again.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn allocate_against(
+        &self,
+        mutator: &Mutator,
+        purpose: PurposeId,
+        (size, align, zero): (usize, usize, bool),
+        promise: Option<&AtomicUsize>,
+    ) -> Result<Block, Exhausted> {
         debug_assert!(align.is_power_of_two());
         let mut local = mutator.local.lock();
         let mut work = self.work(mutator, &mut local);
@@ -54,14 +87,11 @@ impl HeapCore {
         } else {
             None
         };
-        let block = match class {
+        match class {
             _ if size > TOO_LARGE || align > TOO_LARGE => Err(self.too_large(purpose, size)),
-            Some(class) => self.allocate_small(mutator, &mut work, purpose, class),
-            None => large::allocate(&mut work, purpose, size, align, zero),
-        };
-        drop(local);
-        self.tell();
-        block
+            Some(class) => self.allocate_small(mutator, &mut work, purpose, class, promise),
+            None => large::allocate(&mut work, purpose, size, align, zero, promise),
+        }
     }
 
     /// The loop: what the cache has, what others gave back, what parked mutators have, a fresh span.
@@ -71,6 +101,7 @@ impl HeapCore {
         work: &mut Work<'_>,
         purpose: PurposeId,
         class: SizeClass,
+        promise: Option<&AtomicUsize>,
     ) -> Result<Block, Exhausted> {
         let cache = self.cache_of(mutator, purpose, work.ground).map_err(|error| Exhausted {
             scarce: Scarce::System(error.0),
@@ -93,8 +124,8 @@ impl HeapCore {
                 if self.adopt_listed(work, cache, class) {
                     continue;
                 }
-                let new =
-                    work.ground.allocate(work.spans, Request::new(purpose, (*cache).next_span(class)))?;
+                let request = Request::new(purpose, (*cache).next_span(class));
+                let new = work.ground.allocate_against(work.spans, request, promise)?;
                 BlockCache::install(cache, &new, class);
             }
         }

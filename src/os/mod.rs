@@ -48,6 +48,7 @@
 //! The room does not know what a page is used for, which pages are free, or why somebody grows.
 //! (Go: `mem.go`, `mem_linux.go`, `malloc.go`'s `persistentalloc`, `mfixalloc.go`.)
 
+pub mod cgroup;
 mod linux;
 pub mod permanent;
 pub mod pool;

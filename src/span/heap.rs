@@ -318,12 +318,28 @@ impl<'a> Ground<'a> {
     /// # Errors
     /// [`Exhausted`] says which limit or what answer of the system stood in the way; nothing has changed then.
     pub fn allocate(&self, local: &mut SpanCache, request: Request) -> Result<NewSpan<'a>, Exhausted> {
+        self.allocate_against(local, request, None)
+    }
+
+    /// As [`Ground::allocate`], charged to a promise that the purpose's meter has made, as far as it is enough.
+    ///
+    /// # Errors
+    /// As [`Ground::allocate`].
+    pub fn allocate_against(
+        &self,
+        local: &mut SpanCache,
+        request: Request,
+        promise: Option<&AtomicUsize>,
+    ) -> Result<NewSpan<'a>, Exhausted> {
         debug_assert!(request.pages.0 > 0 && request.align.0.is_power_of_two());
         if request.pages > Pages(self.heap.region.size().0 / Pages(1).bytes().0) {
             return Err(self.exhausted(request, Scarce::Size, Bytes::ZERO));
         }
         let bytes = request.pages.bytes();
-        self.meters.charge(request.purpose, bytes)?;
+        let drawn = promise.filter(|promise| self.meters.draw(request.purpose, promise, bytes));
+        if drawn.is_none() {
+            self.meters.charge(request.purpose, bytes)?;
+        }
         self.allocate_charged(local, request)
             .or_else(|refused| {
                 // What the mutator keeps for itself may be what is missing.
@@ -333,7 +349,10 @@ impl<'a> Ground<'a> {
                 self.flush(local);
                 self.allocate_charged(local, request)
             })
-            .inspect_err(|_| self.meters.refuse(request.purpose, bytes))
+            .inspect_err(|_| match drawn {
+                Some(promise) => self.meters.undraw(request.purpose, promise, bytes),
+                None => self.meters.refuse(request.purpose, bytes),
+            })
     }
 
     fn allocate_charged(&self, local: &mut SpanCache, request: Request) -> Result<NewSpan<'a>, Exhausted> {

@@ -9,6 +9,11 @@
 //! each other in one order (hence acquire and release), and the peak is raised in between. So no reading of the books
 //! shows more in use than the peak that is read after it.
 //!
+//! A *reservation* is a promise: bytes that a purpose may charge later whatever others do. It counts for the limits from
+//! the beginning. Both a charge and a promise first add what they want and then look at the sum of the two, so
+//! of two that do not fit together at least one sees the other (both may: then both are refused). Drawing on a
+//! promise makes a charge of a part of it, in an order in which the sum is never too small.
+//!
 //! A purpose exists from the moment the count of purposes covers it; its name is written before and never
 //! changes. (House: a purpose is a capability; who holds it may charge its meter.)
 //!
@@ -28,6 +33,8 @@ const NO_LIMIT: usize = usize::MAX;
 #[repr(align(64))]
 pub struct Meter {
     charged: AtomicUsize,
+    /// Promised to reservations, and not charged yet.
+    reserved: AtomicUsize,
     peak: AtomicUsize,
     soft: AtomicUsize,
     hard: AtomicUsize,
@@ -35,13 +42,15 @@ pub struct Meter {
     soft_events: AtomicU64,
     /// The soft limit was passed and nobody has been told yet.
     pending: AtomicBool,
+    /// Something was refused for the hard limit, and nobody has been told yet.
+    refusal_pending: AtomicBool,
     callback: UnsafeCell<Option<SoftLimitCallback>>,
     name: UnsafeCell<PurposeName>,
     /// For a purpose of stacks its kind, and one; else 0. Written like the name.
     stacks: AtomicU8,
 }
 
-/// What to call when a purpose passes its soft limit.
+/// What to call when a purpose passes its soft limit, or is refused something for its hard one.
 #[derive(Clone, Copy)]
 pub struct SoftLimitCallback {
     /// Called with `data` and what happened, by the thread whose allocation passed the limit, after that
@@ -51,15 +60,17 @@ pub struct SoftLimitCallback {
     pub data: usize,
 }
 
-/// A purpose has passed its soft limit.
+/// A purpose has passed its soft limit, or was refused something for its hard one.
 #[derive(Clone, Copy, Debug)]
 pub struct SoftLimitEvent {
     /// The purpose.
     pub purpose: PurposeName,
     /// What it has now.
     pub inuse: Bytes,
-    /// The limit that it passed.
+    /// The limit that it passed, or met.
     pub limit: Bytes,
+    /// Whether something was refused: then the limit is the hard one.
+    pub refused: bool,
 }
 
 /// Why a purpose could not be declared.
@@ -206,12 +217,72 @@ impl Meters {
         } else {
             self.charge_below(purpose, bytes, hard)?
         };
+        let now = now + meter.reserved.load(Ordering::Relaxed);
         if now > soft && now - bytes.0 <= soft {
-            meter.soft_events.fetch_add(1, Ordering::Relaxed);
-            meter.pending.store(true, Ordering::Relaxed);
-            self.pending.store(true, Ordering::Release);
+            self.passed(meter);
         }
         Ok(())
+    }
+
+    #[cold]
+    fn passed(&self, meter: &Meter) {
+        meter.soft_events.fetch_add(1, Ordering::Relaxed);
+        meter.pending.store(true, Ordering::Relaxed);
+        self.pending.store(true, Ordering::Release);
+    }
+
+    /// Promises a purpose bytes that it may charge later with [`Meters::draw`].
+    ///
+    /// # Errors
+    /// [`Exhausted`] with the purpose's limit, when they would exceed it. Then nothing is promised.
+    pub fn reserve(&self, purpose: PurposeId, bytes: Bytes) -> Result<(), Exhausted> {
+        let meter = self.get(purpose);
+        let hard = meter.hard.load(Ordering::Relaxed);
+        let promised =
+            meter.reserved.fetch_update(Ordering::SeqCst, Ordering::Relaxed, |now| now.checked_add(bytes.0));
+        let sum = promised
+            .ok()
+            .and_then(|before| (before + bytes.0).checked_add(meter.charged.load(Ordering::SeqCst)));
+        match sum {
+            Some(sum) if sum <= hard => {
+                let soft = meter.soft.load(Ordering::Relaxed);
+                if sum > soft && sum - bytes.0 <= soft {
+                    self.passed(meter);
+                }
+                Ok(())
+            }
+            _ => {
+                if promised.is_ok() {
+                    meter.reserved.fetch_sub(bytes.0, Ordering::SeqCst);
+                }
+                Err(self.over(purpose, bytes, hard))
+            }
+        }
+    }
+
+    /// Takes a promise back.
+    pub fn unreserve(&self, purpose: PurposeId, bytes: Bytes) {
+        let before = self.get(purpose).reserved.fetch_sub(bytes.0, Ordering::SeqCst);
+        debug_assert!(before >= bytes.0, "{purpose:?}: more is taken back than was promised");
+    }
+
+    /// Charges bytes that were promised. `promise` is what is left of the promise; returns whether it was enough, and
+    /// changes nothing if not.
+    pub fn draw(&self, purpose: PurposeId, promise: &AtomicUsize, bytes: Bytes) -> bool {
+        let enough =
+            promise.fetch_update(Ordering::AcqRel, Ordering::Relaxed, |left| left.checked_sub(bytes.0));
+        if enough.is_ok() {
+            self.get(purpose).charged.fetch_add(bytes.0, Ordering::SeqCst);
+            self.unreserve(purpose, bytes);
+        }
+        enough.is_ok()
+    }
+
+    /// Undoes [`Meters::draw`].
+    pub fn undraw(&self, purpose: PurposeId, promise: &AtomicUsize, bytes: Bytes) {
+        self.get(purpose).reserved.fetch_add(bytes.0, Ordering::SeqCst);
+        self.discharge(purpose, bytes);
+        promise.fetch_add(bytes.0, Ordering::AcqRel);
     }
 
     /// Notes that what was charged last is about to be in use: only then does it count for the peak.
@@ -235,18 +306,24 @@ impl Meters {
     fn charge_below(&self, purpose: PurposeId, bytes: Bytes, hard: usize) -> Result<usize, Exhausted> {
         let meter = self.get(purpose);
         let fits = |now: usize| now.checked_add(bytes.0).filter(|&then| then <= hard);
-        match meter.charged.fetch_update(Ordering::AcqRel, Ordering::Relaxed, fits) {
-            Ok(before) => Ok(before + bytes.0),
-            Err(_) => {
-                meter.refused.fetch_add(1, Ordering::Relaxed);
-                Err(Exhausted {
-                    scarce: Scarce::PurposeLimit,
-                    purpose: self.name(purpose),
-                    wanted: bytes,
-                    limit: Bytes(hard),
-                })
-            }
+        let Ok(before) = meter.charged.fetch_update(Ordering::SeqCst, Ordering::Relaxed, fits) else {
+            return Err(self.over(purpose, bytes, hard));
+        };
+        let now = before + bytes.0;
+        if now.saturating_add(meter.reserved.load(Ordering::SeqCst)) > hard {
+            self.discharge(purpose, bytes);
+            return Err(self.over(purpose, bytes, hard));
         }
+        Ok(now)
+    }
+
+    /// Counts a refusal, which is to be told, and says what stood in the way.
+    fn over(&self, purpose: PurposeId, wanted: Bytes, hard: usize) -> Exhausted {
+        let meter = self.get(purpose);
+        meter.refused.fetch_add(1, Ordering::Relaxed);
+        meter.refusal_pending.store(true, Ordering::Relaxed);
+        self.pending.store(true, Ordering::Release);
+        Exhausted { scarce: Scarce::PurposeLimit, purpose: self.name(purpose), wanted, limit: Bytes(hard) }
     }
 
     /// Takes a charge back.
@@ -262,14 +339,16 @@ impl Meters {
         self.pending.load(Ordering::Relaxed)
     }
 
-    /// Calls the callbacks of the purposes that passed their soft limits. No lock is held meanwhile, so they may
-    /// allocate, and even pass a limit again.
+    /// Calls the callbacks of the purposes that passed their soft limits or were refused something for their hard ones,
+    /// and shows the events to `log`. No lock is held meanwhile, so a callback may allocate, and even pass a limit again.
     #[cold]
-    pub fn tell(&self) {
+    pub fn tell(&self, log: impl Fn(&SoftLimitEvent)) {
         self.pending.store(false, Ordering::Relaxed);
         for purpose in (0..self.count() as u8).map(PurposeId) {
             let meter = self.get(purpose);
-            if !meter.pending.swap(false, Ordering::Acquire) {
+            let passed = meter.pending.swap(false, Ordering::Acquire);
+            let refused = meter.refusal_pending.swap(false, Ordering::Acquire);
+            if !passed && !refused {
                 continue;
             }
             let callback = {
@@ -277,9 +356,14 @@ impl Meters {
                 // SAFETY: callbacks are touched under `declaring` only.
                 unsafe { *meter.callback.get() }
             };
-            if let Some(SoftLimitCallback { call, data }) = callback {
-                let (inuse, limit) = (meter.inuse(), meter.soft_limit().unwrap_or_default());
-                call(data, &SoftLimitEvent { purpose: self.name(purpose), inuse, limit });
+            let events = [(passed, meter.soft_limit(), false), (refused, meter.hard_limit(), true)];
+            for (_, limit, refused) in events.into_iter().filter(|event| event.0) {
+                let (inuse, limit) = (meter.inuse(), limit.unwrap_or_default());
+                let event = SoftLimitEvent { purpose: self.name(purpose), inuse, limit, refused };
+                log(&event);
+                if let Some(SoftLimitCallback { call, data }) = callback {
+                    call(data, &event);
+                }
             }
         }
     }
@@ -294,6 +378,11 @@ impl Meter {
     /// Bytes charged now.
     pub fn inuse(&self) -> Bytes {
         Bytes(self.charged.load(Ordering::Relaxed))
+    }
+
+    /// Bytes that are promised to reservations, and not charged yet.
+    pub fn reserved(&self) -> Bytes {
+        Bytes(self.reserved.load(Ordering::Relaxed))
     }
 
     /// The most bytes that were ever charged at once.
@@ -335,6 +424,16 @@ impl Meter {
 fn limit_of(word: &AtomicUsize) -> Option<Bytes> {
     let limit = word.load(Ordering::Relaxed);
     (limit != NO_LIMIT).then_some(Bytes(limit))
+}
+
+impl fmt::Display for SoftLimitEvent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let SoftLimitEvent { purpose, inuse, limit, refused } = self;
+        match refused {
+            false => write!(f, "{purpose} has passed its soft limit of {limit}: {inuse} in use"),
+            true => write!(f, "{purpose} was refused memory at its limit of {limit}: {inuse} in use"),
+        }
+    }
 }
 
 impl fmt::Display for DeclareError {

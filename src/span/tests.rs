@@ -409,13 +409,13 @@ fn a_soft_limit_is_news_once_for_each_time_that_it_is_passed() {
     for (charge, told) in [(10, 0), (1, 1), (5, 1)] {
         meters.charge(id, Bytes(charge)).unwrap();
         assert_eq!(meters.has_news(), told > cell.get().0);
-        meters.tell();
+        meters.tell(|_| ());
         assert_eq!(cell.get().0, told);
     }
     assert_eq!(cell.get().1, Bytes(11));
     meters.discharge(id, Bytes(10));
     meters.charge(id, Bytes(10)).unwrap();
-    meters.tell();
+    meters.tell(|_| ());
     assert_eq!((cell.get(), meters.get(id).soft_events()), ((2, Bytes(16)), 2));
 }
 

@@ -61,5 +61,5 @@ pub use account::{Account, MetadataKind};
 pub use check::{Identity, Imbalance};
 pub use ledger::{BookShard, Books, ClassEvent, Entry, Figures, Ledger, SharedLedger, StackFigure};
 pub use memstats::{MemStats, MemoryClasses};
-pub use snapshot::{Counted, PurposeBook, PurposeFigures, Resident, Snapshot, StackFigures};
+pub use snapshot::{Counted, PurposeBook, PurposeFigures, ReleaseFigures, Resident, Snapshot, StackFigures};
 pub use values::{Histogram, MetricValue, MetricValues, Value};

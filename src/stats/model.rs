@@ -248,6 +248,7 @@ pub(super) fn full() -> Box<Snapshot> {
     snapshot.resident = Some(resident);
     snapshot.heap_limit = Some(Bytes::gib(2));
     snapshot.purposes[BLOCKS.index()].limit = Some(Bytes::mib(5));
+    snapshot.purposes[BLOCKS.index()].reserved = Bytes::mib(1);
     snapshot.purposes[BLOCKS.index()].soft_limit = Some(Bytes::mib(4));
     snapshot.purposes[BLOCKS.index()].refused = 17;
     snapshot.purposes[BLOCKS.index()].soft_events = 3;

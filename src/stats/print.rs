@@ -259,6 +259,7 @@ impl Display for JsonPurpose {
         let PurposeFigures { book, inuse, spans, allocated, freed, .. } = self.0;
         write!(f, "{{\"inuse\":{inuse},\"spans\":{spans},\"peak\":{}", book.peak.0)?;
         write!(f, ",\"allocated\":{allocated},\"freed\":{freed}")?;
+        write!(f, ",\"reserved\":{}", book.reserved.0)?;
         write!(f, ",\"soft_limit\":{},\"limit\":{}", OrNull(book.soft_limit), OrNull(book.limit))?;
         write!(f, ",\"refused\":{}}}", book.refused)
     }

@@ -23,6 +23,8 @@ pub struct PurposeBook {
     pub name: PurposeName,
     /// The most bytes that it ever had in use.
     pub peak: Bytes,
+    /// Bytes that are promised to reservations and not in use yet.
+    pub reserved: Bytes,
     /// Bytes at which the program is told.
     pub soft_limit: Option<Bytes>,
     /// Bytes that it does not get beyond.
@@ -101,6 +103,28 @@ impl ClassFigures {
     }
 }
 
+/// What has gone back to the system so far, and what that took.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct ReleaseFigures {
+    /// Bytes given back by the scavenger.
+    pub in_background: u64,
+    /// Bytes given back by threads that met the heap's limit.
+    pub at_limit: u64,
+    /// Bytes given back because the program asked.
+    pub on_request: u64,
+    /// How often the scavenger's thread woke; it serves all heaps of the process.
+    pub wakeups: u64,
+    /// Nanoseconds of processor time that the scavenger's thread has had.
+    pub processor: u64,
+}
+
+impl ReleaseFigures {
+    /// Nothing has gone back.
+    pub const fn zero() -> ReleaseFigures {
+        ReleaseFigures { in_background: 0, at_limit: 0, on_request: 0, wakeups: 0, processor: 0 }
+    }
+}
+
 /// Bytes that the kernel says have memory behind them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Resident {
@@ -127,6 +151,8 @@ pub struct Snapshot {
     pub count: usize,
     /// The most bytes that the heap may have committed.
     pub heap_limit: Option<Bytes>,
+    /// What has gone back to the system so far.
+    pub released: ReleaseFigures,
     /// What the kernel says, if it was asked.
     pub resident: Option<Resident>,
 }
@@ -144,6 +170,7 @@ impl PurposeBook {
         PurposeBook {
             name,
             peak: Bytes::ZERO,
+            reserved: Bytes::ZERO,
             soft_limit: None,
             limit: None,
             refused: 0,
@@ -199,6 +226,7 @@ impl Snapshot {
             purposes: [PurposeBook::new(nameless); MAX_PURPOSES],
             count: 0,
             heap_limit: None,
+            released: ReleaseFigures::zero(),
             resident: None,
         }
     }

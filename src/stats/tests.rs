@@ -312,7 +312,7 @@ fn json_says_what_the_snapshot_says() {
         json["purposes"]["blocks"],
         serde_json::json!({
             "inuse": of.inuse, "spans": of.spans, "peak": of.book.peak.0, "allocated": of.allocated,
-            "freed": of.freed, "soft_limit": 4 << 20, "limit": 5 << 20, "refused": 17
+            "freed": of.freed, "reserved": 1 << 20, "soft_limit": 4 << 20, "limit": 5 << 20, "refused": 17
         })
     );
     assert!(json["purposes"]["stacks"]["limit"].is_null());
