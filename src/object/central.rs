@@ -12,9 +12,9 @@ use super::sweep::Sweep;
 use crate::base::purpose::MAX_PURPOSES;
 use crate::base::sync::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use crate::base::{Address, Bytes, Exhausted, Lock, PAGE_SIZE, PageId, Pages, PurposeId, Rank, Scarce};
-use crate::os::{System, SystemError, Table, Zeroed};
+use crate::os::{SystemError, Table, Zeroed};
 use crate::span::{Ground, NewSpan, PageHeap, Request, Span, SpanCache, SpanSet};
-use crate::stats::{Ledger, MetadataKind};
+use crate::stats::{Account, Ledger, MetadataKind};
 
 /// What an operation needs of the heap and of the calling mutator.
 pub struct ObjectWork<'a, 'b> {
@@ -83,13 +83,18 @@ impl Objects {
         let (system, region) = (heap.system(), heap.region());
         let pages = region.size().0 / PAGE_SIZE;
         let marks = MetadataKind::ObjectMarks;
+        let (bits, sets) = (MetadataKind::PointerBits, MAX_PURPOSES * SETS);
+        // SAFETY: what is given back was just made, and nobody has seen it.
+        let give_back = |tables: &[(&dyn AnyTable, MetadataKind)]| unsafe {
+            tables.iter().for_each(|(table, kind)| table.give_back(*kind, ledger));
+        };
         let kinds = Table::reserve(system, marks, pages, c"spanheap: object kinds", ledger)?;
-        let meta = reserve_next(system, marks, pages, c"spanheap: object marks", ledger, &[&kinds])?;
-        let bits = MetadataKind::PointerBits;
-        let maps = reserve_next(system, bits, pages, c"spanheap: pointer bits", ledger, &[&kinds, &meta])?;
-        let sets = MAX_PURPOSES * SETS;
-        let all: [&dyn Destroy; 3] = [&kinds, &meta, &maps];
-        let partial = reserve_next(system, marks, sets, c"spanheap: object spans", ledger, &all)?;
+        let meta = Table::reserve(system, marks, pages, c"spanheap: object marks", ledger)
+            .inspect_err(|_| give_back(&[(&kinds, marks)]))?;
+        let maps = Table::reserve(system, bits, pages, c"spanheap: pointer bits", ledger)
+            .inspect_err(|_| give_back(&[(&kinds, marks), (&meta, marks)]))?;
+        let partial = Table::reserve(system, marks, sets, c"spanheap: object spans", ledger)
+            .inspect_err(|_| give_back(&[(&kinds, marks), (&meta, marks), (&maps, bits)]))?;
         Ok(Objects {
             base: region.base(),
             memory: region.page_pointer(PageId(0)),
@@ -333,33 +338,36 @@ impl Objects {
             self.partial.destroy();
         }
     }
-}
 
-/// A table that can be given back, whatever its elements are.
-trait Destroy {
+    /// Unmaps the tables, and takes them out of the books of a heap that goes on without.
+    ///
     /// # Safety
-    /// As for [`Table::destroy`].
-    unsafe fn destroy_table(&self);
-}
-
-impl<T> Destroy for Table<T> {
-    unsafe fn destroy_table(&self) {
+    /// Nobody uses the objects any more.
+    pub unsafe fn give_back(&self, ledger: Ledger<'_>) {
+        let (marks, bits) = (MetadataKind::ObjectMarks, MetadataKind::PointerBits);
+        let tables: [(&dyn AnyTable, MetadataKind); 4] =
+            [(&self.kinds, marks), (&self.meta, marks), (&self.maps, bits), (&self.partial, marks)];
         // SAFETY: the caller's promise.
-        unsafe { self.destroy() }
+        tables.into_iter().for_each(|(table, kind)| unsafe { table.give_back(kind, ledger) });
     }
 }
 
-/// Reserves a table. If the system refuses, it gets back those that were reserved before.
-fn reserve_next<T: Zeroed>(
-    system: System,
-    kind: MetadataKind,
-    capacity: usize,
-    name: &'static core::ffi::CStr,
-    ledger: Ledger<'_>,
-    before: &[&dyn Destroy],
-) -> Result<Table<T>, SystemError> {
-    Table::reserve(system, kind, capacity, name, ledger).inspect_err(|_| {
-        // SAFETY: they were just made, and nobody has seen them.
-        before.iter().for_each(|table| unsafe { table.destroy_table() });
-    })
+/// A table of whatever elements.
+trait AnyTable {
+    /// Gives the table back, and takes it out of the books.
+    ///
+    /// # Safety
+    /// As for [`Table::destroy`].
+    unsafe fn give_back(&self, kind: MetadataKind, ledger: Ledger<'_>);
+}
+
+impl<T> AnyTable for Table<T> {
+    unsafe fn give_back(&self, kind: MetadataKind, ledger: Ledger<'_>) {
+        ledger.post(|entry| {
+            entry.transfer(Account::Metadata(kind), Account::Reserved, self.committed_bytes());
+            entry.transfer(Account::Reserved, Account::System, self.reserved_bytes());
+        });
+        // SAFETY: the caller's promise.
+        unsafe { self.destroy() }
+    }
 }

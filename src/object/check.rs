@@ -91,10 +91,10 @@ impl Objects {
     /// 1, and the rest for the span that begins on a page.
     fn check_page(&self, heap: &PageHeap, page: PageId, totals: &mut Totals) -> Result<(), Broken> {
         let (code, subject) = (self.code(page), ("page", page.0));
-        let found = heap.find(heap.region().address(page));
         if code == SpanClass::NONE {
             return Ok(());
         }
+        let found = heap.find(heap.region().address(page));
         let text = "a page with a code is in a span";
         OF_CODES.equal(text, subject, found.is_some().into(), 1)?;
         let Some((id, span)) = found else { return Ok(()) };

@@ -65,7 +65,12 @@ impl Objects {
     pub fn find(&self, address: Address) -> Option<Object> {
         let Slot { first, code, index } = self.slot_at(address)?;
         let meta = self.meta(first)?;
-        meta.allocs.has(index, Ordering::Acquire).then(|| self.object(first, code, index, meta))
+        if !meta.allocs.has(index, Ordering::Acquire) {
+            return None;
+        }
+        let object = self.object(first, code, index, meta);
+        // A large object is as long as its span, and meanwhile there may be another one, which is shorter.
+        (address.0 - object.start.0 < object.size.0).then_some(object)
     }
 
     /// The allocated object whose last byte is just before an address. Where pointers behind the end of an object keep
@@ -75,7 +80,7 @@ impl Objects {
         (object.start.0 + object.size.0 == address.0).then_some(object)
     }
 
-    /// The slot that holds an address.
+    /// The slot that holds an address, if the span is not shorter than that: large objects have one slot of any length.
     #[inline]
     pub(super) fn slot_at(&self, address: Address) -> Option<Slot> {
         let offset = address.0.wrapping_sub(self.base.0);
@@ -91,9 +96,7 @@ impl Objects {
         }
         let row = code.row();
         let index = class::index(offset - first.offset(), row.magic);
-        // A large object is as long as its span, which another span on the same pages need not be.
-        let inside = !code.is_large() || page.0 - first.0 < self.meta(first)?.pages().0;
-        (index < row.slots as usize && inside).then_some(Slot { first, code, index })
+        (index < row.slots as usize).then_some(Slot { first, code, index })
     }
 
     /// The first page of the span that a later page belongs to.

@@ -152,13 +152,17 @@ impl Bench {
         all
     }
 
-    /// Proves all that can be proved, of a bench at rest and all its mutators.
-    pub(crate) fn check<'a>(&self, hands: impl Iterator<Item = &'a Hand> + Clone) {
+    /// Proves the room's invariants, of a bench at rest and all its mutators.
+    pub(crate) fn check_objects<'a>(&self, hands: impl Iterator<Item = &'a Hand> + Clone) {
         let figures = read(&self.books);
         // SAFETY: nothing runs; the caller gives all mutators.
-        let checked =
-            unsafe { self.objects.check(&self.heap, &figures, hands.clone().map(|hand| &*hand.cache)) };
-        checked.unwrap();
+        unsafe { self.objects.check(&self.heap, &figures, hands.map(|hand| &*hand.cache)) }.unwrap();
+    }
+
+    /// That, and the invariants of the page heap.
+    pub(crate) fn check<'a>(&self, hands: impl Iterator<Item = &'a Hand> + Clone) {
+        self.check_objects(hands.clone());
+        let figures = read(&self.books);
         self.heap.acquire_for_fork();
         // SAFETY: the locks were just taken.
         let checked = unsafe {

@@ -11,6 +11,8 @@ use proptest::prelude::*;
 
 mod find;
 mod life;
+mod refusal;
+mod threads;
 
 const PLAIN: SpanKind = SpanKind::Plain;
 const WORDS: SpanKind = SpanKind::Words;
