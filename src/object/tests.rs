@@ -9,6 +9,7 @@ use crate::base::{Address, Bytes, PAGE_SIZE};
 use crate::stats::{PurposeBook, Snapshot};
 use proptest::prelude::*;
 
+mod check;
 mod find;
 mod life;
 mod refusal;
