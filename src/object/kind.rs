@@ -5,10 +5,10 @@
 //! needed to find the object, in a table of constants:
 //!
 //! ```text
-//!   0          no objects here
-//!   1 ..= 216  the first page of a span of one size class: 3 × class + kind + 1
-//!   217 ..     the first page of a span with one large object: one code a kind
-//!   255        a later page of a span: the first one knows more
+//!   0                      no objects here
+//!   1 + 3 × class + kind   the first page of a span of one size class
+//!   behind them            the first page of a span with one large object: one code a kind
+//!   255                    a later page of a span: the first one knows more
 //! ```
 //!
 //! A code of a size class is also the number of an allocation cache's bin and of the set of spans that feeds it:

@@ -1,4 +1,4 @@
-//! Large objects: one that needs more than 32 KiB has a span to itself.
+//! Large objects: one that is larger than all size classes has a span to itself.
 //!
 //! Clearing one takes long, and the world must be able to stand still meanwhile. So it is published first, as an object
 //! without pointers, then cleared piece by piece, and gets its shape at the end:

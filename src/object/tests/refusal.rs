@@ -76,14 +76,15 @@ fn reserving_can_be_refused() {
 
 #[test]
 fn a_limit_says_what_was_wanted() {
+    const LIMIT: Bytes = Bytes(2 * MAX_SMALL + MAX_SMALL / 2);
     let bench = Bench::new();
     let mut hand = bench.hand();
-    bench.meters.get(OBJECTS).set_hard_limit(Some(Bytes::kib(80)));
+    bench.meters.get(OBJECTS).set_hard_limit(Some(LIMIT));
     let class = SpanClass::new(SpanKind::Headed, SizeClass::of_small(MAX_SMALL));
     let kept: Vec<_> = (0..2).map(|_| bench.allocate(&mut hand, class).unwrap()).collect();
     let refused = bench.allocate(&mut hand, class).unwrap_err();
     assert_eq!((refused.scarce, refused.wanted), (Scarce::PurposeLimit, Bytes(MAX_SMALL)));
-    assert_eq!((refused.purpose.as_str(), refused.limit), ("objects", Bytes::kib(80)));
+    assert_eq!((refused.purpose.as_str(), refused.limit), ("objects", LIMIT));
     bench.check(std::iter::once(&hand));
     // What dies makes room.
     bench.begin_marking([&mut hand]);
