@@ -302,7 +302,7 @@ impl World {
             (2, _) => self.roots[a % ROOTS] = None,
             (3 | 4, Some((from, to))) => self.set_edge(from, b % 2, Some(to)),
             (5, Some((from, _))) => self.set_edge(from, b % 2, None),
-            (6, Some((object, data))) => self.set_finalizer(object, (b % 3 == 0).then_some(data)),
+            (6, Some((object, data))) => self.set_finalizer(object, b.is_multiple_of(3).then_some(data)),
             (7, Some((object, _))) if b.is_multiple_of(3) => {
                 let found = self.found(object);
                 let got = self.with(|table, access| table.take_finalizer(&found, access));
