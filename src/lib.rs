@@ -21,8 +21,8 @@ pub use base::{Bytes, Exhausted, Pages, Scarce};
 pub use front::stacks::describe_overflow;
 #[cfg(not(loom))]
 pub use front::{
-    CheckError, Collected, Config, Fault, Heap, ManualSpan, Metrics, Misuse, Purpose, RawStack, Reservation,
-    SpanHeap, Stack, Stacks,
+    CheckError, Collected, Config, Fault, Heap, HeapProfile, ManualSpan, Metrics, Misuse, ProfileSite,
+    Purpose, RawStack, Reservation, SpanHeap, Stack, Stacks,
 };
 #[cfg(not(loom))]
 pub use stack::{Activity, Guard, StackError};

@@ -242,7 +242,7 @@ impl World {
             let owner = (*body).owner.load(Ordering::Relaxed);
             if owner == LARGE {
                 let mut work = self.owners[n].work(&self.shared);
-                assert_eq!(large::free(&mut work, id, span, pointer), Ok(()));
+                assert_eq!(large::free(&mut work, id, span, pointer), Ok(0));
                 return;
             }
             let block = pointer.cast::<FreeBlock>();

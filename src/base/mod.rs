@@ -9,6 +9,7 @@ pub mod error;
 pub mod purpose;
 pub mod random;
 pub mod rank;
+pub mod sampling;
 pub mod sync;
 pub mod units;
 

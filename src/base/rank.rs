@@ -37,6 +37,8 @@ pub enum Rank {
     Shapes,
     /// Which stacks are free.
     Stacks,
+    /// The heap profile: samples and stacks.
+    Profile,
     /// The page heap: which pages are free.
     Pages,
     /// The lists of what hangs on objects. One at a time, but for `fork`.

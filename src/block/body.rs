@@ -70,7 +70,7 @@ pub struct BlockSpan {
     pub phase: Phase,
     /// Everything behind the carved blocks reads as zero and is not resident.
     pub fresh: bool,
-    /// Blocks in use when events were last counted.
+    /// Blocks in use when events were last counted; of a large block the number of its sample, or 0.
     pub posted: u32,
     /// The owner's cache that the span belongs to.
     pub cache: *mut super::BlockCache,

@@ -7,6 +7,7 @@
 
 use super::body::{BlockSpan, FreeBlock, LARGE, Phase, id_of, mark};
 use super::central::BlockCentral;
+use super::portion::Portions;
 use super::remote::{self, Taken, Waiting};
 use crate::base::class::{CLASSES, GRANULE, MAX_DIRECT, MAX_SMALL, SizeClass};
 use crate::base::{Bytes, PAGE_SHIFT, Pages, PurposeId};
@@ -52,6 +53,8 @@ pub struct BlockCache {
     purpose: PurposeId,
     pub(super) direct: [*mut BlockSpan; DIRECT],
     pub(super) bins: [Bin; CLASSES],
+    /// How allocations are counted, or null.
+    pub(super) portions: *mut Portions,
 }
 
 // SAFETY: zeros are not a cache, but memory for one: `init` comes before use.
@@ -146,6 +149,7 @@ impl BlockCache {
             purpose: PurposeId(0),
             direct: [empty; DIRECT],
             bins: [Bin::new(empty); CLASSES],
+            portions: ptr::null_mut(),
         }
     }
 
@@ -166,6 +170,7 @@ impl BlockCache {
             (*at).purpose = purpose;
             (*at).direct = [empty_span(); DIRECT];
             (*at).bins = [Bin::new(empty_span()); CLASSES];
+            (*at).portions = ptr::null_mut();
         }
     }
 
@@ -183,7 +188,7 @@ impl BlockCache {
 
     /// Whether there is a class with a span to allocate from.
     pub fn has_current(&self) -> bool {
-        self.bins.iter().any(|bin| bin.current != empty_span())
+        SizeClass::all().any(|class| self.is_current(class))
     }
 
     /// Looks again how far the region reaches.
@@ -298,14 +303,21 @@ impl BlockCache {
     pub unsafe fn take(this: *mut BlockCache, work: &mut Work<'_>, class: SizeClass) -> Option<Block> {
         // SAFETY: the owner's thread uses its own cache and spans.
         unsafe {
+            let dealt = BlockCache::take_dealt(this, class);
+            if !dealt.is_null() {
+                return Some(Block { pointer: dealt.cast(), zero: false });
+            }
             loop {
-                let span = (*this).bins[class.0 as usize].current;
+                let span = (*this).current(class);
                 let block = pop(span);
                 if !block.is_null() {
+                    BlockCache::deal(this, class);
                     return Some(Block { pointer: block.cast(), zero: false });
                 }
                 if (*span).carved < (*span).blocks {
-                    return Some((*this).carve(work, span));
+                    let block = (*this).carve(work, span);
+                    BlockCache::deal(this, class);
+                    return Some(block);
                 }
                 if (*span).phase == Phase::Current {
                     (*this).count(work, span);
@@ -489,7 +501,8 @@ impl BlockCache {
         for class in SizeClass::all() {
             // SAFETY: the owner's thread uses its own cache and spans.
             unsafe {
-                let span = (*this).bins[class.0 as usize].current;
+                BlockCache::undeal(this, class);
+                let span = (*this).current(class);
                 if span != empty_span() {
                     (*this).set_current(class, empty_span());
                     if (*span).trip == 0 {
@@ -513,11 +526,11 @@ impl BlockCache {
         for class in SizeClass::all() {
             // SAFETY: the owner's thread uses its own cache and spans.
             unsafe {
-                let bin = (*this).bins[class.0 as usize];
-                if bin.current != empty_span() {
-                    (*this).count(work, bin.current);
+                let current = (*this).current(class);
+                if current != empty_span() {
+                    (*this).count(work, current);
                 }
-                let mut at = bin.first;
+                let mut at = (*this).bins[class.0 as usize].first;
                 while let Some(id) = at.some() {
                     let span = work.ground.heap.span(id).expect("listed spans have records");
                     (*this).count(work, span.body());
@@ -532,7 +545,8 @@ impl BlockCache {
     unsafe fn count(&mut self, work: &Work<'_>, span: *mut BlockSpan) {
         // SAFETY: the span is the owner's.
         unsafe {
-            let (class, used, back) = ((*span).class, (*span).used(), (*span).frees);
+            let (class, back) = ((*span).class, (*span).frees);
+            let used = (*span).used() - self.dealt_of(span, class);
             let bin = &mut self.bins[class.0 as usize];
             // Blocks given are those in use now, and those that came back, less those that were in use before.
             bin.given += u64::from(used) + back - u64::from((*span).posted);
@@ -545,6 +559,13 @@ impl BlockCache {
     }
 
     fn set_current(&mut self, class: SizeClass, span: *mut BlockSpan) {
+        if !self.set_counted(class, span) {
+            self.lead(class, span);
+        }
+    }
+
+    /// Leads the fast paths of a class to `span`.
+    pub(super) fn lead(&mut self, class: SizeClass, span: *mut BlockSpan) {
         self.bins[class.0 as usize].current = span;
         // Every small size whose class this is: the table is indexed by granules, rounded up.
         let largest = class.size() / 16;
@@ -615,7 +636,7 @@ impl BlockCache {
 }
 
 #[inline(always)]
-unsafe fn pop(span: *mut BlockSpan) -> *mut FreeBlock {
+pub(super) unsafe fn pop(span: *mut BlockSpan) -> *mut FreeBlock {
     // SAFETY: the caller is the span's owner, or the span is the empty one, which has no block and is not
     // written.
     unsafe {

@@ -13,7 +13,7 @@
 //! is read further than that.
 
 use super::body::{BlockSpan, FreeBlock, LARGE, Phase, mark};
-use super::cache::{BlockCache, empty_span};
+use super::cache::BlockCache;
 use super::remote::{self, Inbox, Waiting};
 use crate::base::class::{CLASSES, MAX_DIRECT, SizeClass, TABLE};
 use crate::base::sync::Ordering;
@@ -26,6 +26,7 @@ const OF_WAITING: Invariant = Invariant("block", 3);
 const OF_KEY: Invariant = Invariant("block", 4);
 const OF_BLOCKS: Invariant = Invariant("block", 5);
 const OF_PHASE: Invariant = Invariant("block", 6);
+const OF_PORTION: Invariant = Invariant("block", 7);
 
 /// Memory comes in system pages of at least this size; what follows in one that was touched can be read at no cost.
 const SYSTEM_PAGE: usize = 4096;
@@ -86,7 +87,7 @@ impl Shape {
 }
 
 impl<Q: Fn(u32) -> bool, C: Fn(u32, PurposeId) -> *mut BlockCache> Walk<'_, Q, C> {
-    /// Proves 1 to 6 for everything: every span, the given caches, which are all there are, and the given inboxes,
+    /// Proves 1 to 7 for everything: every span, the given caches, which are all there are, and the given inboxes,
     /// which are those of all owners.
     ///
     /// # Errors
@@ -241,10 +242,17 @@ impl<Q: Fn(u32) -> bool, C: Fn(u32, PurposeId) -> *mut BlockCache> Walk<'_, Q, C
         for class in SizeClass::all() {
             let bin = &cache.bins[class.0 as usize];
             counts.all += bin.spans as usize;
-            if bin.current != empty_span() {
+            let current = cache.current(class);
+            if cache.is_current(class) {
                 // SAFETY: all locks are held.
-                unsafe { self.check_member(cache, class, bin.current, Phase::Current)? };
+                unsafe { self.check_member(cache, class, current, Phase::Current)? };
                 counts.current += 1;
+            }
+            let text = "a counted cache takes from its portions";
+            let (found, front) = (bin.current.addr(), cache.front_of(class).addr());
+            OF_PORTION.equal(text, ("class", class.0.into()), found, front)?;
+            if (self.is_quiet)(cache.owner()) {
+                self.check_portion(cache, class, current)?;
             }
             let (mut before, mut at) = (0, bin.first);
             while let Some(id) = at.some() {
@@ -270,6 +278,29 @@ impl<Q: Fn(u32) -> bool, C: Fn(u32, PurposeId) -> *mut BlockCache> Walk<'_, Q, C
             OF_PHASE.equal(text, ("granules", granules), direct.addr(), current.addr())?;
         }
         Ok(counts)
+    }
+
+    /// 7, for a quiet owner.
+    fn check_portion(
+        &self,
+        cache: &BlockCache,
+        class: SizeClass,
+        current: *const BlockSpan,
+    ) -> Result<(), Broken> {
+        let subject = ("class", class.0.into());
+        let (mut at, count, before_sample) = cache.dealt(class);
+        OF_PORTION.equal("a portion ends before the sample", subject, before_sample.into(), 1)?;
+        let mut found = 0;
+        while !at.is_null() {
+            // SAFETY: blocks are dealt from the current span, and only if there is one; locks as above.
+            unsafe {
+                self.check_free_block(&*current.cast::<Span>(), &Shape::of(current), at)?;
+                at = (*at).next;
+            }
+            found += 1;
+            OF_PORTION.at_most("a portion ends", subject, found, count as usize)?;
+        }
+        OF_PORTION.equal("a portion has what it counts", subject, found, count as usize)
     }
 
     /// 6, for a span that a cache has in one of its places.

@@ -12,8 +12,8 @@ use super::body::{BlockSpan, FreeBlock, LARGE, Phase};
 use super::cache::{Block, Work};
 use crate::base::class::CLASSES;
 use crate::base::sync::{AtomicUsize, Ordering};
-use crate::base::{Bytes, Exhausted, PAGE_SIZE, Pages, PurposeId};
-use crate::span::{Request, Span, SpanId};
+use crate::base::{Address, Bytes, Exhausted, PAGE_SIZE, Pages, PurposeId};
+use crate::span::{PageHeap, Request, Span, SpanId};
 use crate::stats::ClassEvent;
 
 /// Blocks of so many pages and more begin at even places. Programs touch large blocks in regular steps and not everywhere;
@@ -69,14 +69,19 @@ pub fn allocate(
     Ok(Block { pointer, zero: fresh })
 }
 
-/// Frees the large block of a span.
+/// Frees the large block of a span. Returns the number of the block's sample, or 0.
 ///
 /// # Errors
 /// [`LargeFault`] when the pointer is not the block's, or somebody else was faster.
 ///
 /// # Safety
 /// The caller gives the block up if the pointer is the block's.
-pub unsafe fn free(work: &mut Work<'_>, id: SpanId, span: &Span, pointer: *mut u8) -> Result<(), LargeFault> {
+pub unsafe fn free(
+    work: &mut Work<'_>,
+    id: SpanId,
+    span: &Span,
+    pointer: *mut u8,
+) -> Result<u32, LargeFault> {
     if work.ground.heap.region().page_pointer(span.page()) != pointer {
         return Err(LargeFault::Interior);
     }
@@ -86,11 +91,24 @@ pub unsafe fn free(work: &mut Work<'_>, id: SpanId, span: &Span, pointer: *mut u
     if claim.is_err() {
         return Err(LargeFault::Double);
     }
+    // SAFETY: whoever has claimed the block is the only one to look.
+    let sample = unsafe { (*body).posted };
     work.ground.ledger.post(|entry| entry.class(CLASSES, ClassEvent::Freed, 1));
     // SAFETY: this thread alone has claimed the block, and its holder gave it up. Which of its pages were
     // touched is not known, so all count as such.
     unsafe { work.ground.free(work.spans, id, span.pages()) };
-    Ok(())
+    Ok(sample)
+}
+
+/// Notes that a large block is a sample of the heap profile, with a number; 0 says that it is none.
+///
+/// # Safety
+/// The caller holds the block.
+pub unsafe fn set_sample(heap: &PageHeap, pointer: *mut u8, sample: u32) {
+    if let Some((_, span)) = heap.find(Address::of(pointer)) {
+        // SAFETY: the caller holds the block, and so the span's body.
+        unsafe { (*span.body::<BlockSpan>()).posted = sample };
+    }
 }
 
 /// Makes a large block as long as `size` bytes need, where it stands. Returns whether it could.

@@ -41,6 +41,8 @@
 //! 6. A span that is `Listed` is in its cache's line of its class and in no other; one that is `Current` is what its
 //!    cache allocates from, and there the table of small sizes leads; one that is `Full` is in neither place. A
 //!    cache counts its spans, class by class.
+//! 7. While a cache is counted, its fast paths take from portions. What a class's portion has are free blocks of the
+//!    class's current span, as many as it says, and fewer than the allocations up to the next sample ([`portion`]).
 //!
 //! [`check`] proves as much of them as a walk can.
 //!
@@ -57,12 +59,14 @@ pub mod central;
 #[cfg(not(loom))]
 pub mod check;
 pub mod large;
+pub mod portion;
 pub mod remote;
 
 pub use body::{BlockSpan, FreeBlock};
 pub use cache::{BlockCache, Work};
 pub use central::BlockCentral;
 pub use large::LargeFault;
+pub use portion::Portions;
 pub use remote::Inbox;
 
 #[cfg(all(test, not(loom)))]

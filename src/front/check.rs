@@ -1,7 +1,7 @@
 //! `Heap::check`: the walk over everything that proves every numbered invariant of the rooms.
 //!
 //! It takes the locks in their order, as before a `fork`, so that everything stands still but the fast paths of
-//! other threads. Then it asks each room: the page allocator and the spans (1 to 5), the blocks (1 to 6), the stacks (1 to 5), the books
+//! other threads. Then it asks each room: the page allocator and the spans (1 to 5), the blocks (1 to 7), the stacks (1 to 5), the books
 //! (their identities), and itself:
 //!
 //! 1. The metadata accounts are what the heap's tables have committed, kind by kind.

@@ -5,6 +5,7 @@
 //! here ever stops somebody's program.
 
 use crate::base::Bytes;
+use crate::front::profile::DEFAULT_MEAN;
 use crate::os::cgroup;
 use core::fmt;
 
@@ -17,6 +18,10 @@ pub struct Config {
     pub least: Bytes,
     /// The most memory that the heap may commit, metadata included.
     pub limit: Option<Bytes>,
+    /// Bytes between the samples of the heap profile, on average; `None` takes none.
+    pub profile: Option<Bytes>,
+    /// The file for the heap profile at exit, with `%p` for the process's number. Only the C door looks at it.
+    pub profile_file: ProfileFile,
     /// What to do about pointers that are not what they should be. Only the C door and the global allocator
     /// look at it: elsewhere misuse is returned or panics.
     pub misuse: OnMisuse,
@@ -48,6 +53,16 @@ pub enum Scavenger {
     Eager = 2,
 }
 
+/// A path in a configuration; empty for none.
+#[derive(Clone, Copy)]
+pub struct ProfileFile {
+    text: [u8; LONGEST_PROFILE_FILE],
+    length: u16,
+}
+
+/// The longest path that a profile can go to.
+const LONGEST_PROFILE_FILE: usize = 512;
+
 /// What a door does about misuse, once it has said so on standard error.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum OnMisuse {
@@ -75,18 +90,20 @@ pub const MEMORY_LIMIT: &str = "SPANHEAP_MEMORY_LIMIT";
 /// The least address space that makes a heap.
 pub const LEAST_RESERVE: Bytes = Bytes::mib(64);
 
-const KEYS: &str =
-    "keys: reserve:SIZE, limit:SIZE|auto|off, misuse:abort|report, scavenger:off|on|eager, log:off|limits";
+const KEYS: &str = "keys: reserve:SIZE, limit:SIZE|auto|off, misuse:abort|report, \
+                    scavenger:off|on|eager, log:off|limits, profile:SIZE|on|off, profile_file:PATH";
 const SIZES: &str = "a size: a number and B, KiB, MiB, GiB or TiB";
 const LIMITS: &str = "a limit: a number and B, KiB, MiB, GiB or TiB, or auto, or off";
 
 impl Config {
-    /// The defaults: 1 TiB of address space, no limit, stop on misuse.
+    /// The defaults: 1 TiB of address space, no limit, no profile, stop on misuse.
     pub const fn new() -> Config {
         Config {
             reserve: Bytes::gib(1024),
             least: LEAST_RESERVE,
             limit: None,
+            profile: None,
+            profile_file: ProfileFile::NONE,
             misuse: OnMisuse::Abort,
             scavenger: Scavenger::On,
             log: Log::Off,
@@ -137,6 +154,11 @@ impl Config {
             ("scavenger", "on") => self.scavenger = Scavenger::On,
             ("scavenger", "eager") => self.scavenger = Scavenger::Eager,
             ("scavenger", _) => return Err("scavenger:off, scavenger:on or scavenger:eager"),
+            ("profile", value) => self.profile = profile(value)?,
+            ("profile_file", path) => {
+                self.profile_file =
+                    ProfileFile::new(path).ok_or("profile_file: a path of at most 512 bytes")?;
+            }
             _ => return Err(KEYS),
         }
         Ok(())
@@ -146,6 +168,42 @@ impl Config {
 impl Default for Config {
     fn default() -> Config {
         Config::new()
+    }
+}
+
+fn profile(text: &str) -> Result<Option<Bytes>, &'static str> {
+    match text {
+        "off" => Ok(None),
+        "on" => Ok(Some(DEFAULT_MEAN)),
+        text => size(text)
+            .filter(|mean| mean.0 > 0)
+            .map(Some)
+            .ok_or("profile:SIZE (bytes between samples), on, or off"),
+    }
+}
+
+impl ProfileFile {
+    /// No path.
+    pub const NONE: ProfileFile = ProfileFile { text: [0; LONGEST_PROFILE_FILE], length: 0 };
+
+    /// A path, unless it is too long.
+    pub fn new(path: &str) -> Option<ProfileFile> {
+        let mut file = ProfileFile::NONE;
+        file.text.get_mut(..path.len())?.copy_from_slice(path.as_bytes());
+        file.length = path.len() as u16;
+        Some(file)
+    }
+
+    /// The path, if there is one.
+    pub fn path(&self) -> Option<&str> {
+        let path = core::str::from_utf8(&self.text[..self.length.into()]).ok()?;
+        (!path.is_empty()).then_some(path)
+    }
+}
+
+impl fmt::Debug for ProfileFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.path().fmt(f)
     }
 }
 
@@ -210,6 +268,15 @@ mod tests {
         assert_eq!(heard, ["colour:red", "misuse:maybe", "x"]);
         assert_eq!((config.reserve, config.limit), (Bytes::gib(1), Some(Bytes::mib(1))));
         assert_eq!(config.misuse, OnMisuse::Abort);
+        config.read_conf("profile:64KiB,profile_file:/tmp/heap.%p.pb.gz", |error| panic!("{error}"));
+        assert_eq!(config.profile, Some(Bytes::kib(64)));
+        assert_eq!(config.profile_file.path(), Some("/tmp/heap.%p.pb.gz"));
+        config.read_conf("profile:0,profile:often", |error| heard.push(error.text));
+        assert_eq!(heard.split_off(3), ["profile:0", "profile:often"]);
+        config.read_conf("profile:on", |error| panic!("{error}"));
+        assert_eq!(config.profile, Some(DEFAULT_MEAN));
+        config.read_conf("profile:off,profile_file:", |error| panic!("{error}"));
+        assert_eq!((config.profile, config.profile_file.path()), (None, None));
         config.read_limit("off", |_| panic!("off is a limit"));
         assert_eq!(config.limit, None);
         config.read_limit("12 apples", |error| heard.push(error.text));

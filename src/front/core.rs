@@ -18,6 +18,7 @@ use crate::block::{BlockCache, BlockCentral, Work};
 use crate::front::config::{Config, Log};
 use crate::front::environment;
 use crate::front::mutator::{Local, Mutator, State};
+use crate::front::profile::Profile;
 use crate::front::scavenger::{self, Scavenging};
 use crate::os::{ReserveError, System, SystemError, Table};
 use crate::span::{Ground, Meters, PageHeap};
@@ -52,6 +53,7 @@ pub(crate) struct HeapCore {
     pub(crate) books: Books,
     pub(crate) meters: Meters,
     pub(crate) scavenging: Scavenging,
+    pub(crate) profile: Profile,
 }
 
 /// Every mutator.
@@ -113,6 +115,7 @@ impl HeapCore {
             (&raw mut (*at).scavenging).write(Scavenging::new(config.scavenger, system.now()));
             Books::init(&raw mut (*at).books);
             Meters::init(&raw mut (*at).meters);
+            (&raw mut (*at).profile).write(Profile::new());
             let shared = (*at).books.shared();
             let ledger = shared.ledger();
             ledger.post(|entry| {
@@ -164,6 +167,7 @@ impl HeapCore {
             self.mutators.destroy();
             self.caches.destroy();
             self.stacks.destroy();
+            self.profile.destroy();
         }
     }
 
@@ -248,7 +252,7 @@ impl HeapCore {
     pub(super) fn note_metadata(&self) {
         let of_mutators =
             self.mutators.committed_bytes() + self.caches.committed_bytes() + self.central.committed();
-        let tables = of_mutators + self.stacks.committed();
+        let tables = of_mutators + self.stacks.committed() + self.profile.committed();
         self.pages.set_other_metadata(HeapCore::mapping(self.system) + tables);
     }
 
@@ -355,6 +359,16 @@ impl HeapCore {
         Ok(cache)
     }
 
+    /// A cache's number, unlike that of any other, and below [`HeapCore::most_caches`].
+    pub(super) fn number_of(&self, cache: *const BlockCache) -> usize {
+        (cache.addr() - self.caches.as_ptr().addr()) / size_of::<BlockCache>()
+    }
+
+    /// How many caches there can be.
+    pub(super) fn most_caches(&self) -> usize {
+        self.caches.capacity()
+    }
+
     /// Reads the books into a snapshot.
     pub(crate) fn read_books(&self, snapshot: &mut Snapshot) {
         let meters = &self.meters;
@@ -393,6 +407,7 @@ impl HeapCore {
         self.mutators.committed_ranges().for_each(|(at, size)| visit(kind, at, size));
         self.caches.committed_ranges().for_each(|(at, size)| visit(kind, at, size));
         self.stacks.committed_ranges().for_each(|(at, size)| visit(MetadataKind::Stacks, at, size));
+        self.profile.for_each_range(&mut |at, size| visit(MetadataKind::Profile, at, size));
         self.pages.for_each_table(visit);
     }
 
@@ -405,6 +420,7 @@ impl HeapCore {
         let tables = self.mutators.committed_bytes() + self.caches.committed_bytes();
         visit(MetadataKind::Mutators, tables + self.central.committed());
         visit(MetadataKind::Stacks, self.stacks.committed());
+        visit(MetadataKind::Profile, self.profile.committed());
         // SAFETY: the caller's promise.
         unsafe { self.pages.table_bytes(visit) }
     }
@@ -437,6 +453,7 @@ impl HeapCore {
         }
         self.meters.declaring_lock().acquire();
         self.stacks.acquire_for_fork();
+        self.profile.acquire();
         self.pages.acquire_for_fork();
         // Beside the lock of records, which has the same rank; nobody holds both but here.
         self.next_cache.acquire_equal();
@@ -451,6 +468,7 @@ impl HeapCore {
         unsafe {
             self.next_cache.release();
             self.pages.release_after_fork();
+            self.profile.release();
             self.stacks.release_after_fork();
             self.meters.declaring_lock().release();
             let next = self.roster.held_mut().next;

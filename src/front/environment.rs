@@ -94,22 +94,27 @@ impl Entry {
 
 /// Gives the path for the statistics of this process to `with`, if the environment named one.
 pub(crate) fn with_stats_path(with: impl FnOnce(&CStr)) {
-    let mut path = Path { text: [0; LONGEST_PATH + 32], length: 0 };
+    // A copy, since `with` writes files.
+    let (mut text, mut length) = ([0; LONGEST_PATH], 0);
     {
         let pattern = STATS_PATH.lock();
-        if pattern.length == 0 {
-            return;
-        }
-        let pattern = core::str::from_utf8(&pattern.text[..pattern.length]).unwrap_or("");
-        let mut parts = pattern.split("%p");
-        let _ = path.write_str(parts.next().unwrap_or(""));
-        for part in parts {
-            let _ = write!(path, "{}{part}", process_number());
-        }
+        text.copy_from_slice(&pattern.text);
+        length += pattern.length;
     }
-    if let Ok(path) = CStr::from_bytes_until_nul(&path.text) {
-        with(path);
+    if length != 0 {
+        with_path(core::str::from_utf8(&text[..length]).unwrap_or(""), with);
     }
+}
+
+/// Gives a path to `with`, with the process's number for each `%p` in `pattern`. `None` if that is too long to be one.
+pub(crate) fn with_path<T>(pattern: &str, with: impl FnOnce(&CStr) -> T) -> Option<T> {
+    let mut path = Path { text: [0; LONGEST_PATH + 32], length: 0 };
+    let mut parts = pattern.split("%p");
+    path.write_str(parts.next().unwrap_or("")).ok()?;
+    for part in parts {
+        write!(path, "{}{part}", process_number()).ok()?;
+    }
+    CStr::from_bytes_until_nul(&path.text).ok().map(with)
 }
 
 struct Path {

@@ -102,13 +102,16 @@ impl Heap {
         let core = HeapCore::create(system, config)?;
         let heap = Heap { core: NonNull::new(core).expect("a mapping is not at zero") };
         threads::announce(heap.core());
+        heap.start_configured_profile();
         Ok(heap)
     }
 
     /// The process heap: made by the doors, never dropped, and not announced to the lists of value heaps.
     pub(crate) fn for_process(config: Config) -> Result<Heap, ReserveError> {
         let core = HeapCore::create(System::Linux, config)?;
-        Ok(Heap { core: NonNull::new(core).expect("a mapping is not at zero") })
+        let heap = Heap { core: NonNull::new(core).expect("a mapping is not at zero") };
+        heap.start_configured_profile();
+        Ok(heap)
     }
 
     pub(crate) fn core(&self) -> &HeapCore {

@@ -105,6 +105,9 @@ pub fn provide_environment<'a>(entries: impl Iterator<Item = &'a CStr> + Clone) 
     if let Some(heap) = existing() {
         heap.set_limit(config.limit);
         heap.set_scavenger(config.scavenger);
+        if let Some(mean) = config.profile {
+            let _ = heap.profile().start(mean);
+        }
     }
 }
 

@@ -62,9 +62,13 @@ pub(crate) fn with_blank<T>(with: impl FnOnce(&mut Snapshot) -> T) -> Result<T, 
     }
 }
 
-/// Writes the statistics of the process heap where the environment says, if it does.
+/// Writes the statistics and the profile of the process heap where the environment says, if it does.
 pub fn write_at_exit() {
     let Some(heap) = super::process::existing() else { return };
+    match heap.profile().write_configured() {
+        Ok(_) | Err(NO_DIRECTORY) => {}
+        Err(error) => environment::say(format_args!("the profile could not be written: {error}")),
+    }
     environment::with_stats_path(|path| {
         let file = match proc::open_for_writing(path) {
             Ok(file) => file,

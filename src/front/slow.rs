@@ -14,12 +14,22 @@ use crate::block::{BlockCache, LargeFault, Work, large, remote};
 use crate::front::core::{HeapCore, SHARED};
 use crate::front::misuse::{Fault, Misuse, SpanPlace};
 use crate::front::mutator::{Local, Mutator};
+use crate::front::profile::Chosen;
 use crate::span::{Request, Span, SpanId};
 
 /// The alignment that every block has.
 pub(crate) const NATURAL: usize = crate::base::class::GRANULE;
 /// What no request reaches: sizes are differences of pointers.
 const TOO_LARGE: usize = isize::MAX as usize;
+
+/// What somebody asks for.
+#[derive(Clone, Copy)]
+struct Wanted<'p> {
+    size: usize,
+    align: usize,
+    zero: bool,
+    promise: Option<&'p AtomicUsize>,
+}
 
 /// A block that the heap knows, found by its address.
 struct Found<'a> {
@@ -87,10 +97,11 @@ impl HeapCore {
         } else {
             None
         };
+        let wanted = Wanted { size, align, zero, promise };
         match class {
             _ if size > TOO_LARGE || align > TOO_LARGE => Err(self.too_large(purpose, size)),
-            Some(class) => self.allocate_small(mutator, &mut work, purpose, class, promise),
-            None => large::allocate(&mut work, purpose, size, align, zero, promise),
+            Some(class) => self.allocate_small(mutator, &mut work, purpose, class, wanted),
+            None => self.allocate_large(mutator, &mut work, purpose, wanted),
         }
     }
 
@@ -101,7 +112,7 @@ impl HeapCore {
         work: &mut Work<'_>,
         purpose: PurposeId,
         class: SizeClass,
-        promise: Option<&AtomicUsize>,
+        wanted: Wanted<'_>,
     ) -> Result<Block, Exhausted> {
         let cache = self.cache_of(mutator, purpose, work.ground).map_err(|error| Exhausted {
             scarce: Scarce::System(error.0),
@@ -111,6 +122,16 @@ impl HeapCore {
         })?;
         // SAFETY: the mutator's lock is held, and its thread is this one or there is none.
         unsafe {
+            self.arrange(cache, work.ground.ledger);
+            if BlockCache::is_due(cache, class) {
+                // A span for the block alone, so that its free comes by the slow path; no promise is used up for that.
+                // Where there is none, the block is one like others.
+                let Wanted { size, align, zero, .. } = wanted;
+                if let Ok(block) = large::allocate(work, purpose, size, align, zero, None) {
+                    self.sample(work, Chosen { purpose, requested: size, slot: class.size() }, block);
+                    return Ok(block);
+                }
+            }
             loop {
                 if let Some(block) = BlockCache::take(cache, work, class) {
                     (*cache).refresh(work.ground);
@@ -125,10 +146,25 @@ impl HeapCore {
                     continue;
                 }
                 let request = Request::new(purpose, (*cache).next_span(class));
-                let new = work.ground.allocate_against(work.spans, request, promise)?;
+                let new = work.ground.allocate_against(work.spans, request, wanted.promise)?;
                 BlockCache::install(cache, &new, class);
             }
         }
+    }
+
+    /// A block that has a span to itself.
+    fn allocate_large(
+        &self,
+        mutator: &Mutator,
+        work: &mut Work<'_>,
+        purpose: PurposeId,
+        Wanted { size, align, zero, promise }: Wanted<'_>,
+    ) -> Result<Block, Exhausted> {
+        let block = large::allocate(work, purpose, size, align, zero, promise)?;
+        if self.profile.mean().is_some() {
+            self.consider_large(mutator, work, purpose, size, block);
+        }
+        Ok(block)
     }
 
     /// Takes over a span with blocks to give from a parked mutator.
@@ -170,7 +206,7 @@ impl HeapCore {
                 let freed = large::free(&mut work, found.id, found.span, pointer);
                 drop(local);
                 self.nudge();
-                return freed.map_err(|fault| match fault {
+                return freed.map(|sample| self.profile.freed(sample)).map_err(|fault| match fault {
                     LargeFault::Interior => self.misuse(pointer, Fault::Interior),
                     LargeFault::Double => self.misuse(pointer, Fault::DoubleFree),
                 });
@@ -322,8 +358,23 @@ impl HeapCore {
         }
         let mut local = mutator.local.lock();
         let mut work = self.work(mutator, &mut local);
+        let before = found.span.pages();
         // SAFETY: the caller holds the block.
-        Ok(unsafe { large::resize(&mut work, found.id, found.span, size) })
+        let done = unsafe { large::resize(&mut work, found.id, found.span, size) };
+        if done && found.span.pages() != before {
+            self.sample_again(mutator, &work, &found, Block { pointer, zero: false }, size);
+        }
+        Ok(done)
+    }
+
+    /// A block that was resized where it stands is to the profile one that was freed, and another that was allocated.
+    fn sample_again(&self, mutator: &Mutator, work: &Work<'_>, found: &Found<'_>, block: Block, size: usize) {
+        // SAFETY: the caller of `resize` holds the block, and so the span's body.
+        let sample = unsafe { core::mem::take(&mut (*found.body).posted) };
+        self.profile.freed(sample);
+        if self.profile.mean().is_some() {
+            self.consider_large(mutator, work, found.span.purpose(), size, block);
+        }
     }
 
     /// The block that begins at a pointer and is in use.

@@ -50,6 +50,7 @@
 
 pub mod cgroup;
 mod linux;
+pub mod maps;
 pub mod permanent;
 pub mod pool;
 pub mod proc;

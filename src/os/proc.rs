@@ -111,7 +111,7 @@ pub fn read_through(path: &CStr, mut visit: impl FnMut(&[u8])) -> Result<(), Sys
     }
 }
 
-fn open(path: &CStr, flags: OFlags) -> Result<OwnedFd, SystemError> {
+pub(super) fn open(path: &CStr, flags: OFlags) -> Result<OwnedFd, SystemError> {
     let mode = Mode::from_raw_mode(0o666);
     Ok(retry_on_intr(|| rustix::fs::open(path, flags | OFlags::CLOEXEC, mode))?)
 }
@@ -120,6 +120,12 @@ fn open(path: &CStr, flags: OFlags) -> Result<OwnedFd, SystemError> {
 pub fn name_thread(name: &CStr) {
     // Only a name.
     let _ = rustix::thread::set_name(name);
+}
+
+/// The time of day: nanoseconds since 1970.
+pub fn wall_clock() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
+    u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000_000 + now.tv_nsec as u64
 }
 
 /// Standard error.

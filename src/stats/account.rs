@@ -60,10 +60,12 @@ pub enum MetadataKind {
     Shapes,
     /// What hangs on collected objects: finalizers, weak references, ephemerons, pins.
     Attachments,
+    /// The heap profile: its samples, stacks and counters. Nothing, until a profile is begun.
+    Profile,
 }
 
 /// All kinds of metadata, by number.
-pub const METADATA_KINDS: [MetadataKind; 12] = [
+pub const METADATA_KINDS: [MetadataKind; 13] = [
     MetadataKind::SpanRecords,
     MetadataKind::SpanMap,
     MetadataKind::PageBitmaps,
@@ -76,6 +78,7 @@ pub const METADATA_KINDS: [MetadataKind; 12] = [
     MetadataKind::Permanent,
     MetadataKind::Shapes,
     MetadataKind::Attachments,
+    MetadataKind::Profile,
 ];
 
 /// Accounts that exist whatever purposes there are.
@@ -99,6 +102,7 @@ impl MetadataKind {
             MetadataKind::Permanent => "metadata/permanent",
             MetadataKind::Shapes => "metadata/shapes",
             MetadataKind::Attachments => "metadata/attachments",
+            MetadataKind::Profile => "metadata/profile",
         }
     }
 }

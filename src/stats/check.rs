@@ -219,6 +219,7 @@ impl MemoryClasses {
             ("MSpanSys", self.mspan_inuse, words.mspan_sys),
             ("MCacheSys", self.mcache_inuse, words.mcache_sys),
             ("GCSys", self.metadata_other, words.gc_sys),
+            ("BuckHashSys", self.profiling, words.buck_hash_sys),
             ("OtherSys", self.other, words.other_sys),
         ] {
             SameWords.equal(Subject::Word(word), class, go)?;

@@ -11,6 +11,7 @@
 //! | span records | MSpanSys | metadata/mspan/inuse |
 //! | mutators | MCacheSys | metadata/mcache/inuse |
 //! | span map, bitmaps, summaries, marks, pointer bits | GCSys | metadata/other |
+//! | profile | BuckHashSys | profiling/buckets |
 //! | stack records, permanent | OtherSys | other |
 //!
 //! **Manual memory does not count as heap.** `Heap…`, `Alloc`, `Mallocs` and their kin speak of collected objects,
@@ -70,7 +71,7 @@ mem_stats! {
     mspan_sys,     "MSpanSys",     "bytes of span records";
     mcache_inuse,  "MCacheInuse",  "the same as MCacheSys: mutators are booked as a whole";
     mcache_sys,    "MCacheSys",    "bytes of mutators, with their caches and shards of the books";
-    buck_hash_sys, "BuckHashSys",  "bytes of profiling tables: zero, the heap has none";
+    buck_hash_sys, "BuckHashSys",  "bytes of the heap profile's tables";
     gc_sys,        "GCSys",        "spans of the collector's own, and the page heap's tables";
     other_sys,     "OtherSys",     "manual memory (blocks, declared purposes), and what is never freed";
     next_gc,       "NextGC",       "heap size at which a collection starts: zero, there is no goal";
@@ -102,6 +103,8 @@ pub struct MemoryClasses {
     pub mcache_inuse: i64,
     /// The collector's own spans, and the page heap's tables.
     pub metadata_other: i64,
+    /// The heap profile's tables.
+    pub profiling: i64,
     /// Manual memory, and what is never freed.
     pub other: i64,
     /// All of them: what the system gave, less what is only reserved.
@@ -119,6 +122,7 @@ impl MemoryClasses {
             + self.mspan_inuse
             + self.mcache_inuse
             + self.metadata_other
+            + self.profiling
             + self.other
     }
 }
@@ -132,6 +136,7 @@ enum Word {
     Stack,
     MSpan,
     MCache,
+    Profile,
     Gc,
     Other,
 }
@@ -161,6 +166,7 @@ fn word(snapshot: &Snapshot, account: Account) -> Option<Word> {
             | MetadataKind::Roots
             | MetadataKind::Shapes
             | MetadataKind::Attachments => Word::Gc,
+            MetadataKind::Profile => Word::Profile,
             MetadataKind::Stacks | MetadataKind::Permanent => Word::Other,
         },
     })
@@ -200,7 +206,7 @@ impl Snapshot {
             mspan_sys: of(Word::MSpan),
             mcache_inuse: of(Word::MCache),
             mcache_sys: of(Word::MCache),
-            buck_hash_sys: 0,
+            buck_hash_sys: of(Word::Profile),
             gc_sys: of(Word::Gc),
             other_sys: of(Word::Other),
             next_gc: 0,
@@ -217,8 +223,9 @@ impl Snapshot {
         let (mspan_inuse, mcache_inuse) =
             (metadata(MetadataKind::SpanRecords), metadata(MetadataKind::Mutators));
         let permanent = metadata(MetadataKind::Permanent);
+        let profiling = metadata(MetadataKind::Profile);
         let stacks = metadata(MetadataKind::Stacks);
-        let tables = self.metadata() - mspan_inuse - mcache_inuse - stacks - permanent;
+        let tables = self.metadata() - mspan_inuse - mcache_inuse - stacks - profiling - permanent;
         MemoryClasses {
             heap_objects,
             heap_unused: self.in_spans_of(GoWord::Heap) - heap_objects,
@@ -228,6 +235,7 @@ impl Snapshot {
             mspan_inuse,
             mcache_inuse,
             metadata_other: self.in_spans_of(GoWord::Collector) + tables,
+            profiling,
             other: self.in_spans_of(GoWord::Other) + stacks + permanent,
             total: -self.balance(Account::System) - self.balance(Account::Reserved),
         }

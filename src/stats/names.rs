@@ -98,6 +98,7 @@ pub static METRICS: &[Metric] = &[
     metric("/memory/classes/metadata/mspan/inuse:bytes",  Gauge, Class(|c| c.mspan_inuse),    "records of spans"),
     metric("/memory/classes/metadata/mcache/inuse:bytes", Gauge, Class(|c| c.mcache_inuse),   "mutators: their caches and shards of the books"),
     metric("/memory/classes/metadata/other:bytes",        Gauge, Class(|c| c.metadata_other), "the collector's own spans, and the page heap's tables"),
+    metric("/memory/classes/profiling/buckets:bytes",     Gauge, Class(|c| c.profiling),      "the heap profile's tables"),
     metric("/memory/classes/other:bytes",                 Gauge, Class(|c| c.other),          "manual memory, and what is never freed"),
     metric("/memory/classes/total:bytes",                 Gauge, Class(|c| c.total),          "all classes: what the system gave, less what is only reserved"),
 
