@@ -17,7 +17,12 @@
 //! ```
 //!
 //! Most pointers lead to objects that are marked already; for those, two lines of memory are read, one of which holds
-//! the codes of 64 pages. The other one comes from far away, so candidates wait in a short line while it is fetched.
+//! the codes of 64 pages. The other one comes from far away, and so do those that are needed for a new mark. So
+//! candidates wait while memory is fetched, in two short [lines](Line) that go on from one scan to the next:
+//!
+//! ```text
+//!   candidate ──fetch marks──▶ │ 16 wait │ ──not marked: fetch the rest──▶ │ 8 wait │ ──▶ mark
+//! ```
 //!
 //! To *scan* is to shade what an object's words lead to. Objects of a page are scanned together ([`queue`]); larger
 //! ones one by one, and beyond [`PIECE`] in pieces, which others may take. Roots are scanned in the same way.
@@ -45,8 +50,14 @@ use crate::object::{Object, Objects, PageMeta, ShapeId, Shapes, SpanClass, SpanK
 use crate::os::Zeroed;
 use core::sync::atomic::AtomicU8;
 
-/// Candidates that are fetched ahead.
-const AHEAD: usize = 12;
+/// Candidates that wait for the marks of their pages.
+const CANDIDATES: usize = 16;
+/// Objects without a mark that wait for what else is known of their pages.
+const UNMARKED: usize = 8;
+/// Where the marks stand in a page's metadata.
+const MARKS: usize = core::mem::offset_of!(PageMeta, marks);
+/// Where the scan bits stand.
+const SCANS: usize = core::mem::offset_of!(PageMeta, scans);
 /// Pages that are fetched ahead.
 const PAGES_AHEAD: usize = 2;
 
@@ -114,6 +125,44 @@ struct Grey {
     /// Objects, or pieces of them, as offsets from the region's base.
     stack: Pair,
     queue: Queue,
+    /// Offsets from the region's base.
+    candidates: Line<CANDIDATES>,
+    /// [Entries](Entry) of objects.
+    unmarked: Line<UNMARKED>,
+}
+
+/// Where words wait while memory is fetched: first in, first out, and never longer than `N`.
+#[derive(Clone, Copy)]
+struct Line<const N: usize> {
+    words: [u64; N],
+    /// Where the oldest stands, when the line is full.
+    first: usize,
+    count: usize,
+}
+
+impl<const N: usize> Line<N> {
+    const fn new() -> Line<N> {
+        Line { words: [0; N], first: 0, count: 0 }
+    }
+
+    /// Puts a word in. If the line is full, the oldest comes out.
+    #[inline(always)]
+    fn push(&mut self, word: u64) -> Option<u64> {
+        if self.count < N {
+            self.words[self.count] = word;
+            self.count += 1;
+            return None;
+        }
+        let oldest = core::mem::replace(&mut self.words[self.first % N], word);
+        self.first = (self.first + 1) % N;
+        Some(oldest)
+    }
+
+    /// Takes everything out, the oldest first.
+    fn drain(&mut self) -> impl Iterator<Item = u64> + use<N> {
+        let Line { words, first, count } = core::mem::replace(self, Line::new());
+        (0..count).map(move |at| words[(first + at) % N])
+    }
 }
 
 impl Progress {
@@ -164,7 +213,7 @@ impl Worker {
     /// A worker without work.
     pub const fn new() -> Worker {
         Worker {
-            grey: Grey { stack: Pair::new(), queue: Queue::new() },
+            grey: Grey::new(),
             progress: Progress { marked_bytes: 0, marked_objects: 0, scanned: [0; 3] },
             is_inside: false,
             candidates: Candidates::new(),
@@ -173,14 +222,14 @@ impl Worker {
 
     /// Whether it has nothing to scan.
     pub fn is_empty(&self) -> bool {
-        self.grey.stack.is_empty() && self.grey.queue.is_empty()
+        self.grey.stack.is_empty() && self.grey.queue.is_empty() && !self.grey.has_waiting()
     }
 
-    /// Shades the object that holds an address, if there is one; any bit pattern is fine.
+    /// Shades the object that holds an address, if there is one; any bit pattern is fine. It is marked on return.
     pub fn shade(&mut self, address: Address, marking: &mut Marking<'_>) {
         let offset = address.0.wrapping_sub(marking.objects.base().0);
         if offset < marking.objects.covered().0 {
-            self.grey.mark(offset, marking, &mut self.progress);
+            self.grey.mark_at_once(offset, marking, &mut self.progress);
         }
     }
 
@@ -304,7 +353,9 @@ impl Worker {
             self.scan_object(offset as usize, marking);
             return Some(());
         }
-        let entry = self.grey.queue.get(&mut marking.supply)?;
+        let Some(entry) = self.grey.queue.get(&mut marking.supply) else {
+            return self.grey.has_waiting().then(|| self.grey.settle(marking, &mut self.progress));
+        };
         if let Some(later) = self.grey.queue.peek(PAGES_AHEAD) {
             fetch_page(marking, later);
         }
@@ -476,6 +527,7 @@ impl Worker {
     /// Puts all that there is to scan where others find it, and reports. Whoever shades outside of [`Worker::drain`]
     /// calls this before others may believe that there is no work left.
     pub fn leave(&mut self, marking: &mut Marking<'_>) {
+        self.grey.settle(marking, &mut self.progress);
         self.report(marking);
         if !self.is_inside && self.is_empty() && !self.grey.has_buffers() {
             return;
@@ -500,40 +552,87 @@ impl Default for Worker {
 }
 
 impl Grey {
+    const fn new() -> Grey {
+        let (stack, queue) = (Pair::new(), Queue::new());
+        Grey { stack, queue, candidates: Line::new(), unmarked: Line::new() }
+    }
+
     fn has_buffers(&self) -> bool {
         self.stack.has_buffers() || self.queue.has_buffers()
     }
 
-    /// Shades what candidates lead to, in their order.
+    fn has_waiting(&self) -> bool {
+        self.candidates.count + self.unmarked.count > 0
+    }
+
+    /// Shades what candidates lead to: offsets from the region's base, below [`Objects::covered`].
     #[inline]
     fn mark_all(&mut self, candidates: &[u64], marking: &mut Marking<'_>, progress: &mut Progress) {
-        for (at, &offset) in candidates.iter().enumerate() {
-            if let Some(&later) = candidates.get(at + AHEAD) {
-                fetch_marks(marking, later as usize);
+        for &offset in candidates {
+            fetch(marking.meta(offset as usize >> PAGE_SHIFT).cast::<u8>().wrapping_add(MARKS));
+            if let Some(oldest) = self.candidates.push(offset) {
+                self.look(oldest as usize, marking, progress);
             }
-            self.mark(offset as usize, marking, progress);
         }
     }
 
-    /// Shades the object at an offset from the region's base, below [`Objects::covered`].
+    /// Shades what is waiting.
+    fn settle(&mut self, marking: &mut Marking<'_>, progress: &mut Progress) {
+        self.candidates.drain().for_each(|offset| self.look(offset as usize, marking, progress));
+        self.unmarked.drain().for_each(|entry| self.mark(Entry(entry), marking, progress));
+    }
+
+    /// Shades the object at an offset without letting it wait.
+    fn mark_at_once(&mut self, offset: usize, marking: &mut Marking<'_>, progress: &mut Progress) {
+        if let Some(entry) = self.place(offset, marking, progress) {
+            self.mark(entry, marking, progress);
+        }
+    }
+
+    /// Looks whether there is an object at an offset that is not marked yet, as far as its page tells at once.
     #[inline(always)]
-    fn mark(&mut self, offset: usize, marking: &mut Marking<'_>, progress: &mut Progress) {
+    fn look(&mut self, offset: usize, marking: &mut Marking<'_>, progress: &mut Progress) {
+        let Some(entry) = self.place(offset, marking, progress) else { return };
+        // SAFETY: the page has a place, so it has metadata.
+        let meta = unsafe { &*marking.meta(entry.page()) };
+        if meta.marks.has(entry.index(), Ordering::Relaxed) {
+            return;
+        }
+        fetch(core::ptr::from_ref(meta).cast());
+        fetch(core::ptr::from_ref(&meta.allocs).cast());
+        if let Some(oldest) = self.unmarked.push(entry.0) {
+            self.mark(Entry(oldest), marking, progress);
+        }
+    }
+
+    /// The slot at an offset, if objects of one page are there. What else is there is shaded.
+    #[inline(always)]
+    fn place(&mut self, offset: usize, marking: &mut Marking<'_>, progress: &mut Progress) -> Option<Entry> {
         let page = offset >> PAGE_SHIFT;
         let code = marking.code(page);
         let row = marking.row(code);
-        let index = class::index(offset & (PAGE_SIZE - 1), row.magic);
-        if row.size as usize > MAX_ONE_PAGE || index >= row.slots as usize || code.is_large() {
-            return self.mark_elsewhere(offset, code, marking, progress);
+        // Codes that do not tell sizes have none, and wrap around.
+        if (row.size as usize).wrapping_sub(1) >= MAX_ONE_PAGE {
+            self.mark_elsewhere(offset, code, marking, progress);
+            return None;
         }
-        // SAFETY: the code is that of a first page, so there is metadata.
-        let meta = unsafe { &*marking.meta(page) };
-        if !set_mark(meta, index) {
+        let index = class::index(offset & (PAGE_SIZE - 1), row.magic);
+        (index < row.slots as usize).then_some(Entry::new(page, index))
+    }
+
+    /// Marks an object of a page, if it is one. (Of two equal candidates in the line, the first does it.)
+    #[inline(always)]
+    fn mark(&mut self, entry: Entry, marking: &mut Marking<'_>, progress: &mut Progress) {
+        let row = marking.row(marking.code(entry.page()));
+        // SAFETY: somebody looked at the code before this entry was made.
+        let meta = unsafe { &*marking.meta(entry.page()) };
+        if !set_mark(meta, entry.index()) {
             return;
         }
         progress.marked_objects += 1;
         progress.marked_bytes += u64::from(row.size);
         if row.kind != SpanKind::Plain && queue::acquire(&meta.owned) {
-            self.put(meta, Entry::new(page, index), marking);
+            self.put(meta, entry, marking);
         }
     }
 
@@ -606,18 +705,12 @@ fn take_unscanned(meta: &PageMeta) -> ([u64; GROUPS], u64) {
     (objects, count)
 }
 
-/// Has the processor fetch the marks that will be looked at for an offset. Where there is no metadata, nothing happens.
-#[inline(always)]
-fn fetch_marks(marking: &Marking<'_>, offset: usize) {
-    fetch(marking.meta(offset >> PAGE_SHIFT).cast::<u8>().wrapping_add(64));
-}
-
 /// Has the processor fetch what scanning a page begins with.
 #[inline(always)]
 fn fetch_page(marking: &Marking<'_>, entry: Entry) {
     let meta = marking.meta(entry.page()).cast::<u8>();
     fetch(meta);
-    fetch(meta.wrapping_add(128));
+    fetch(meta.wrapping_add(SCANS));
     let size = marking.row(marking.code(entry.page())).size as usize;
     fetch(marking.words_at((entry.page() << PAGE_SHIFT) + entry.index() * size).cast());
 }

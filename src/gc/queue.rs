@@ -42,7 +42,7 @@ use core::ptr;
 
 /// A page that got its first mark since somebody let it go: its number, and which object that was.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Entry(u64);
+pub struct Entry(pub(super) u64);
 
 impl Entry {
     /// An entry for a page, and the index of the object that was marked.
