@@ -6,6 +6,7 @@
 //!   [`signals`] passes signals through);
 //! - [`replay`]: page traces ([`trace`] reads them) against the real page allocator ([`target`]);
 //! - [`demo`]: a churn on a heap of its own;
+//! - [`watch`]: the heaps of other processes, while they run;
 //! - [`books`] prints tables of the books, [`size`] reads and writes sizes.
 //!
 //! Results go to standard output; books, warnings and errors go to standard error.
@@ -22,6 +23,7 @@ mod signals;
 mod size;
 mod target;
 mod trace;
+mod watch;
 
 use clap::{Args, Parser, Subcommand};
 use size::Limit;
@@ -51,6 +53,9 @@ struct Cli {
 enum Task {
     Run(RunArgs),
     Env(EnvArgs),
+    Stats(StatsArgs),
+    Explain(ExplainArgs),
+    Release(ReleaseArgs),
     Replay(ReplayArgs),
     Demo(DemoArgs),
 }
@@ -96,6 +101,76 @@ struct RunArgs {
 struct EnvArgs {
     /// The door to use: `malloc`
     door: String,
+}
+
+/// Which heap to look at.
+#[derive(Args)]
+struct HeapArgs {
+    /// The process's number
+    #[arg(value_name = "PID")]
+    pid: u32,
+    /// The heap's number, where a process has several (default: the one that serves its `malloc`, or the first)
+    #[arg(long, value_name = "N")]
+    heap: Option<u64>,
+}
+
+impl HeapArgs {
+    fn which(&self) -> watch::show::Which {
+        watch::show::Which { pid: self.pid, heap: self.heap }
+    }
+}
+
+/// Print the books of a running program, as they are at this instant
+///
+/// Without PID: the processes that can be looked at. The program takes no part in it and does not notice. It must run on Spanheap, and belong to the same user, or this
+/// command be run by root. docs/statistics.md explains every figure; blocks that the program's threads hold in their
+/// caches are not counted yet.
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  spanheap stats 4711
+  spanheap stats --json 4711 | jq .purposes
+
+Exit status: 0; 1 when the process cannot be looked at, or its books do not balance.")]
+struct StatsArgs {
+    /// The process's number
+    #[arg(value_name = "PID")]
+    pid: Option<u32>,
+    /// The heap's number, where a process has several (default: the one that serves its `malloc`, or the first)
+    #[arg(long, value_name = "N", requires = "pid")]
+    heap: Option<u64>,
+    /// Print JSON, as `spanheap run --stats` does
+    #[arg(long, requires = "pid")]
+    json: bool,
+}
+
+/// Show where a process's memory is: from what the program asked for to what the process has
+///
+/// The first steps are the heap's books, the last ones the kernel's: what of the heap is resident, and whose the rest
+/// of the process is. How much the program asked for lies between two bounds, since nobody counts it.
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  spanheap explain 4711
+  spanheap explain --json 4711 | jq .parts
+
+Exit status: 0; 1 when the process cannot be looked at.")]
+struct ExplainArgs {
+    #[command(flatten)]
+    heap: HeapArgs,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Order a running program to give its free memory back to the system
+///
+/// The program does it when one of its threads next needs memory from the heap; this command waits half a second for
+/// that and says how much it was. Prints nothing else, and needs the same user or root.
+#[derive(Args)]
+struct ReleaseArgs {
+    #[command(flatten)]
+    heap: HeapArgs,
 }
 
 /// Replay page traces against the page allocator, and compare the answers
@@ -164,6 +239,12 @@ fn main() {
             quiet: args.quiet,
             program: args.program,
         }),
+        Task::Stats(StatsArgs { pid: None, .. }) => watch::show::list(),
+        Task::Stats(StatsArgs { pid: Some(pid), heap, json }) => {
+            watch::show::stats(watch::show::Which { pid, heap }, json)
+        }
+        Task::Explain(args) => watch::show::explain(args.heap.which(), args.json),
+        Task::Release(args) => watch::show::release(args.heap.which()),
         Task::Env(args) => print_environment(&args.door),
         Task::Replay(args) => replay::replay_files(&args.files),
         Task::Demo(args) => demo::demo(&args.options()),

@@ -136,8 +136,9 @@ impl PurposeId {
     }
 }
 
-/// A purpose's name, held without allocation.
+/// A purpose's name, held without allocation: its length, and its text. Other processes read it where it stands.
 #[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
 pub struct PurposeName {
     length: u8,
     text: [u8; MAX_NAME],

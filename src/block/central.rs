@@ -50,6 +50,11 @@ impl BlockCentral {
         self.inboxes.committed_ranges()
     }
 
+    /// The addresses that are reserved for the inboxes.
+    pub fn reservation(&self) -> (crate::base::Address, crate::base::Bytes) {
+        self.inboxes.reservation()
+    }
+
     /// Unmaps the inboxes.
     ///
     /// # Safety

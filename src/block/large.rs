@@ -14,7 +14,7 @@ use crate::base::class::CLASSES;
 use crate::base::sync::{AtomicUsize, Ordering};
 use crate::base::{Address, Bytes, Exhausted, PAGE_SIZE, Pages, PurposeId};
 use crate::span::{PageHeap, Request, Span, SpanId};
-use crate::stats::ClassEvent;
+use crate::stats::{ClassEvent, Whole};
 
 /// Blocks of so many pages and more begin at even places. Programs touch large blocks in regular steps and not everywhere;
 /// where one block follows another at the same places, it meets memory that is there already.
@@ -65,7 +65,10 @@ pub fn allocate(
         // SAFETY: the memory is this thread's.
         unsafe { (*pointer.cast::<FreeBlock>()).mark = 0 };
     }
-    work.ground.ledger.post(|entry| entry.class(CLASSES, ClassEvent::Allocated, 1));
+    work.ground.ledger.post(|entry| {
+        entry.class(CLASSES, ClassEvent::Allocated, 1);
+        entry.whole(Whole::LargeBlock, pages.bytes().0 as i64);
+    });
     Ok(Block { pointer, zero: fresh })
 }
 
@@ -93,7 +96,10 @@ pub unsafe fn free(
     }
     // SAFETY: whoever has claimed the block is the only one to look.
     let sample = unsafe { (*body).posted };
-    work.ground.ledger.post(|entry| entry.class(CLASSES, ClassEvent::Freed, 1));
+    work.ground.ledger.post(|entry| {
+        entry.class(CLASSES, ClassEvent::Freed, 1);
+        entry.whole(Whole::LargeBlock, -(span.pages().bytes().0 as i64));
+    });
     // SAFETY: this thread alone has claimed the block, and its holder gave it up. Which of its pages were
     // touched is not known, so all count as such.
     unsafe { work.ground.free(work.spans, id, span.pages()) };
@@ -118,7 +124,7 @@ pub unsafe fn set_sample(heap: &PageHeap, pointer: *mut u8, sample: u32) {
 pub unsafe fn resize(work: &mut Work<'_>, id: SpanId, span: &Span, size: usize) -> bool {
     let (now, wanted) = (span.pages(), Bytes(size).pages_ceil().max(Pages(1)));
     // SAFETY: the caller holds the block and so the span.
-    unsafe {
+    let done = unsafe {
         if wanted > now {
             work.ground.grow_in_place(id, wanted - now).is_some()
         } else {
@@ -127,5 +133,10 @@ pub unsafe fn resize(work: &mut Work<'_>, id: SpanId, span: &Span, size: usize) 
             }
             true
         }
+    };
+    if done && wanted != now {
+        let more = wanted.bytes().0 as i64 - now.bytes().0 as i64;
+        work.ground.ledger.post(|entry| entry.whole(Whole::LargeBlock, more));
     }
+    done
 }

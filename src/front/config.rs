@@ -22,6 +22,8 @@ pub struct Config {
     pub profile: Option<Bytes>,
     /// The file for the heap profile at exit, with `%p` for the process's number. Only the C door looks at it.
     pub profile_file: ProfileFile,
+    /// Whether other processes can read the heap's figures, as far as the system lets them look at the process.
+    pub page: bool,
     /// What to do about pointers that are not what they should be. Only the C door and the global allocator
     /// look at it: elsewhere misuse is returned or panics.
     pub misuse: OnMisuse,
@@ -91,7 +93,8 @@ pub const MEMORY_LIMIT: &str = "SPANHEAP_MEMORY_LIMIT";
 pub const LEAST_RESERVE: Bytes = Bytes::mib(64);
 
 const KEYS: &str = "keys: reserve:SIZE, limit:SIZE|auto|off, misuse:abort|report, \
-                    scavenger:off|on|eager, log:off|limits, profile:SIZE|on|off, profile_file:PATH";
+                    scavenger:off|on|eager, log:off|limits, profile:SIZE|on|off, profile_file:PATH, \
+                    page:on|off";
 const SIZES: &str = "a size: a number and B, KiB, MiB, GiB or TiB";
 const LIMITS: &str = "a limit: a number and B, KiB, MiB, GiB or TiB, or auto, or off";
 
@@ -104,6 +107,7 @@ impl Config {
             limit: None,
             profile: None,
             profile_file: ProfileFile::NONE,
+            page: true,
             misuse: OnMisuse::Abort,
             scavenger: Scavenger::On,
             log: Log::Off,
@@ -146,6 +150,9 @@ impl Config {
             ("limit", value) => self.limit = limit(value)?,
             ("misuse", "abort") => self.misuse = OnMisuse::Abort,
             ("misuse", "report") => self.misuse = OnMisuse::Report,
+            ("page", "on") => self.page = true,
+            ("page", "off") => self.page = false,
+            ("page", _) => return Err("page:on or page:off"),
             ("misuse", _) => return Err("misuse:abort or misuse:report"),
             ("log", "off") => self.log = Log::Off,
             ("log", "limits") => self.log = Log::Limits,
@@ -264,15 +271,17 @@ mod tests {
         let mut config = Config::new();
         let mut heard = Vec::new();
         config
-            .read_conf("reserve:1GiB, colour:red,misuse:maybe,,limit:1MiB,x", |error| heard.push(error.text));
-        assert_eq!(heard, ["colour:red", "misuse:maybe", "x"]);
+            .read_conf("reserve:1GiB, colour:red,misuse:maybe,,limit:1MiB,page:off,page:maybe,x", |error| {
+                heard.push(error.text)
+            });
+        assert_eq!(heard, ["colour:red", "misuse:maybe", "page:maybe", "x"]);
         assert_eq!((config.reserve, config.limit), (Bytes::gib(1), Some(Bytes::mib(1))));
-        assert_eq!(config.misuse, OnMisuse::Abort);
+        assert_eq!((config.misuse, config.page), (OnMisuse::Abort, false));
         config.read_conf("profile:64KiB,profile_file:/tmp/heap.%p.pb.gz", |error| panic!("{error}"));
         assert_eq!(config.profile, Some(Bytes::kib(64)));
         assert_eq!(config.profile_file.path(), Some("/tmp/heap.%p.pb.gz"));
         config.read_conf("profile:0,profile:often", |error| heard.push(error.text));
-        assert_eq!(heard.split_off(3), ["profile:0", "profile:often"]);
+        assert_eq!(heard.split_off(4), ["profile:0", "profile:often"]);
         config.read_conf("profile:on", |error| panic!("{error}"));
         assert_eq!(config.profile, Some(DEFAULT_MEAN));
         config.read_conf("profile:off,profile_file:", |error| panic!("{error}"));

@@ -21,17 +21,20 @@ use crate::front::mutator::{Local, Mutator, State};
 use crate::front::profile::Profile;
 use crate::front::scavenger::{self, Scavenging};
 use crate::os::{ReserveError, System, SystemError, Table};
-use crate::span::{Ground, Meters, PageHeap};
+use crate::span::{Ground, Meter, Meters, PageHeap, Release};
 use crate::stack::{StackPool, StackWork};
-use crate::stats::{Account, Books, Ledger, MetadataKind, PurposeBook, ReleaseFigures, Snapshot};
+use crate::stats::window::Places;
+use crate::stats::{Account, Books, Ledger, MetadataKind, PurposeBook, ReleaseFigures, Snapshot, Window};
 
 /// The mutator of those who have none.
 pub(crate) const SHARED: u32 = 1;
 /// The largest number of mutators.
 const MOST_MUTATORS: usize = 1 << 16;
 
-/// A heap's own memory.
+/// A heap's own memory. It begins with the statistics page, where other processes find it.
+#[repr(C)]
 pub(crate) struct HeapCore {
+    pub(crate) window: Window,
     /// Unlike that of any other heap of this process, ever.
     pub(crate) serial: u64,
     /// The next of the living heaps; guarded by their list.
@@ -106,7 +109,9 @@ impl HeapCore {
         let refused = |error| ReserveError { wanted: config.reserve, least: config.least, error };
         // SAFETY: `at` is zeroed memory of our own; fields are written before they are used.
         unsafe {
-            (&raw mut (*at).serial).write(SERIAL.fetch_add(1, Ordering::Relaxed));
+            let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
+            (&raw mut (*at).serial).write(serial);
+            Window::init(&raw mut (*at).window, serial, size_of::<Meter>());
             (&raw mut (*at).system).write(system);
             (&raw mut (*at).config).write(config);
             (&raw mut (*at).key).write(system.random() as usize | 1);
@@ -155,8 +160,33 @@ impl HeapCore {
             (&raw mut (*at).stacks).write(stacks);
             (&raw mut (*at).marking).write(AtomicBool::new(false));
             let core = &*at;
+            core.furnish_window();
             core.new_mutator().map(|_| ()).inspect_err(|_| core.destroy_tables()).map_err(refused)
         }
+    }
+
+    /// Names the next of the living heaps, in the list and in the statistics page. The list's lock is held.
+    pub(crate) fn set_next_living(&self, next: *const HeapCore) {
+        self.next_living.store(next.cast_mut(), Ordering::Relaxed);
+        self.window.set_next(next.addr() as u64);
+    }
+
+    /// Says in the statistics page where everything is.
+    fn furnish_window(&self) {
+        let (rows, row_count) = self.meters.addresses();
+        let (limit, given) = (self.pages.limit_address(), self.pages.given_address());
+        let scavenger = scavenger::counts_address();
+        self.window.set_places(&self.books, Places { rows, row_count, limit, given, scavenger });
+        let region = self.pages.region();
+        self.window.add_range(None, region.base(), region.size());
+        let add = |kind, (at, size)| self.window.add_range(Some(kind), at, size);
+        add(MetadataKind::Permanent, (Address::of(self), HeapCore::mapping(self.system)));
+        add(MetadataKind::Mutators, self.central.reservation());
+        add(MetadataKind::Mutators, self.mutators.reservation());
+        add(MetadataKind::Mutators, self.caches.reservation());
+        self.stacks.reservations().into_iter().for_each(|range| add(MetadataKind::Stacks, range));
+        self.pages.for_each_reservation(|kind, at, size| add(kind, (at, size)));
+        self.window.set_open(self.config.page);
     }
 
     unsafe fn destroy_tables(&self) {
@@ -372,9 +402,9 @@ impl HeapCore {
     /// Reads the books into a snapshot.
     pub(crate) fn read_books(&self, snapshot: &mut Snapshot) {
         let meters = &self.meters;
-        let count = meters.count();
         snapshot.read(&self.books, |id| {
-            (id.index() < count).then(|| {
+            // Asked after the figures were read, so that a purpose that has some is known.
+            (id.index() < meters.count()).then(|| {
                 let meter = meters.get(id);
                 PurposeBook {
                     name: meters.name(id),
@@ -439,6 +469,60 @@ impl HeapCore {
                 }
             });
         }
+    }
+
+    /// Does what other processes ask for, if they do. No lock may be held; the mutator is this thread's, or the
+    /// shared one.
+    #[inline]
+    pub(crate) fn heed(&self, mutator: &Mutator) {
+        if self.window.rings() {
+            self.answer(mutator);
+        }
+    }
+
+    /// Does what another process asks for: publishes the books, releases memory.
+    #[cold]
+    fn answer(&self, mutator: &Mutator) {
+        let Some(call) = self.window.answer() else { return };
+        if let Some(order) = call.release {
+            // SAFETY: `heed` is called by the mutator's own thread, or with the shared mutator.
+            let bytes = unsafe { self.release_all(mutator) };
+            self.window.released(order, bytes);
+        }
+        if let Some(order) = call.count {
+            self.post_events(mutator);
+            self.window.counted(order);
+        }
+        self.window.publish(&self.books, call.question, || self.meters.count());
+    }
+
+    /// Enters the events of a mutator's blocks in the books. The mutator is this thread's, or the shared one.
+    pub(crate) fn post_events(&self, mutator: &Mutator) {
+        let mut local = mutator.local.lock();
+        let work = self.quiet_work(mutator, &mut local);
+        for cache in mutator.caches() {
+            // SAFETY: the mutator's lock is held, and its thread is this one or there is none.
+            unsafe { BlockCache::post_events(cache, &work) };
+        }
+    }
+
+    /// Gives all free memory back to the system that can be had without the help of other threads.
+    ///
+    /// # Safety
+    /// The calling thread is the mutator's, or it is the shared one.
+    pub(crate) unsafe fn release_all(&self, mutator: &Mutator) -> Bytes {
+        // SAFETY: the caller's promise.
+        unsafe { self.flush(mutator) };
+        self.flush_parked();
+        {
+            let mut local = mutator.local.lock();
+            self.stack_work(mutator, &mut local).release();
+        }
+        self.all_mutators().for_each(|mutator| {
+            self.tend(mutator);
+        });
+        let mut local = mutator.local.lock();
+        self.work(mutator, &mut local).ground.release(Bytes(usize::MAX), Release::OnRequest)
     }
 
     /// Takes every lock of the heap but those of the books: what is guarded stands still until

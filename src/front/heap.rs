@@ -4,7 +4,7 @@
 //! A handle owns its core: the core is there as long as the handle is, and what comes from the heap borrows it.
 //! The caches of the calling thread's mutator are the thread's own; the shared mutator's are never used from here.
 
-use crate::base::{Bytes, Exhausted, Guard, PurposeId, purpose};
+use crate::base::{Address, Bytes, Exhausted, Guard, PurposeId, purpose};
 use crate::block::BlockCache;
 use crate::block::cache::Block;
 use crate::block::cache::Freed;
@@ -16,7 +16,7 @@ use crate::front::purpose::{Collected, Purpose};
 use crate::front::stacks::Stacks;
 use crate::front::{process, threads};
 use crate::os::{ReserveError, System};
-use crate::span::{DeclareError, Release};
+use crate::span::DeclareError;
 use crate::stats::Snapshot;
 use core::alloc::Layout;
 use core::ptr::NonNull;
@@ -258,17 +258,18 @@ impl Heap {
     /// Gives all free memory back to the system that can be had without the help of other threads: what this
     /// thread's caches hold, what parked mutators were given, and all free pages. Returns the bytes given back.
     pub fn release_all(&self) -> Bytes {
-        let core = self.core();
         // SAFETY: the mutator is this thread's, or the shared one.
-        unsafe { core.flush(self.mutator()) };
-        core.flush_parked();
-        self.with_local(|core, mutator, local| core.stack_work(mutator, local).release());
-        core.all_mutators().for_each(|mutator| {
-            core.tend(mutator);
-        });
-        self.with_local(|core, mutator, local| {
-            core.work(mutator, local).ground.release(Bytes(usize::MAX), Release::OnRequest)
-        })
+        unsafe { self.core().release_all(self.mutator()) }
+    }
+
+    /// Where the statistics page stands, for other processes; see [`stats::outside`](crate::stats::outside).
+    pub fn page_address(&self) -> Address {
+        Address::of(&self.core().window)
+    }
+
+    /// Lets other processes read the heap's figures, or does not. They can unless the configuration says `page:off`.
+    pub fn set_page(&self, open: bool) {
+        self.core().window.set_open(open);
     }
 
     /// The most memory that the heap may commit, metadata included.
@@ -302,13 +303,7 @@ impl Heap {
     /// As [`Heap::snapshot`], for callers with little stack.
     pub fn snapshot_into(&self, snapshot: &mut Snapshot) {
         let core = self.core();
-        self.with_local(|core, mutator, local| {
-            let work = core.quiet_work(mutator, local);
-            for cache in mutator.caches() {
-                // SAFETY: the mutator's lock is held, and its thread is this one or there is none.
-                unsafe { BlockCache::post_events(cache, &work) };
-            }
-        });
+        core.post_events(self.mutator());
         core.read_books(snapshot);
     }
 

@@ -8,6 +8,7 @@ use crate::base::{Address, Bytes, Exhausted, Pages, PurposeName};
 use crate::front::heap::Heap;
 use crate::front::purpose::Purpose;
 use crate::span::{Request, SpanId};
+use crate::stats::Whole;
 use core::fmt;
 use core::mem::MaybeUninit;
 use core::ptr::NonNull;
@@ -57,6 +58,8 @@ impl<'h> ManualSpan<'h> {
                 let work = core.work(mutator, local);
                 let request = Request::new(purpose.id(), pages);
                 let new = work.ground.allocate_against(work.spans, request, promise)?;
+                let bytes = pages.bytes().0 as i64;
+                work.ground.ledger.post(|entry| entry.whole(Whole::ManualSpan, bytes));
                 Ok((new.id, new.page, new.fresh))
             })
         };
@@ -65,6 +68,7 @@ impl<'h> ManualSpan<'h> {
             new => new,
         };
         heap.core().tell();
+        heap.core().heed(heap.mutator());
         let (id, page, fresh) = new?;
         let start =
             NonNull::new(heap.core().pages.region().page_pointer(page)).expect("a region is not at zero");
@@ -122,6 +126,8 @@ impl Drop for ManualSpan<'_> {
         let touched = if *self.touched.get_mut() { self.pages } else { Pages(0) };
         self.heap.with_local(|core, mutator, local| {
             let work = core.work(mutator, local);
+            let bytes = self.pages.bytes().0 as i64;
+            work.ground.ledger.post(|entry| entry.whole(Whole::ManualSpan, -bytes));
             // SAFETY: the holder gives the span up; it is `touched` if anybody was let in.
             unsafe { work.ground.free(work.spans, self.id, touched) };
         });

@@ -28,10 +28,15 @@ use crate::front::misuse::Misuse;
 use crate::front::mutator::Mutator;
 use crate::front::slow::NATURAL;
 use crate::front::{scavenger, threads, tls};
+use crate::stats::window::Beacon;
 use core::cell::UnsafeCell;
 use core::ffi::CStr;
 use core::mem::MaybeUninit;
 use core::ptr;
+
+/// What leads other processes to the heaps of this one.
+#[used]
+pub(super) static BEACON: Beacon = Beacon::new();
 
 struct Process {
     /// 0 not made, 1 made, 2 refused.
@@ -108,6 +113,7 @@ pub fn provide_environment<'a>(entries: impl Iterator<Item = &'a CStr> + Clone) 
         if let Some(mean) = config.profile {
             let _ = heap.profile().start(mean);
         }
+        heap.set_page(config.page);
     }
 }
 
@@ -124,6 +130,9 @@ fn make_with(configure: impl FnOnce(&mut Config) -> bool) {
             // SAFETY: the lock is held and nobody reads before the state says so.
             unsafe { (*PROCESS.heap.get()).write(heap) };
             PROCESS.state.store(1, Ordering::Release);
+            if let Some(heap) = existing() {
+                BEACON.set_process(&heap.core().window);
+            }
         }
         Err(error) => {
             environment::say(format_args!("{error}"));

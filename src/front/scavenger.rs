@@ -36,7 +36,7 @@
 //! (Go: `bgscavenge`; there, idle Ps' page caches are flushed by the collector.)
 
 use crate::base::sync::{AtomicU8, AtomicU64, Ordering};
-use crate::base::{Bytes, Lock, PageId, Rank};
+use crate::base::{Address, Bytes, Lock, PageId, Rank};
 use crate::front::background::Background;
 use crate::front::config::Scavenger as Mode;
 use crate::front::core::HeapCore;
@@ -60,10 +60,17 @@ const IDLE_QUANTUM: Bytes = Bytes::mib(1);
 // SAFETY: the entry uses no thread-local value: it reaches heaps by their lists, and works through their shared
 // mutators.
 static BACKGROUND: Background = unsafe { Background::new(run) };
-/// How often the thread was asked to do something, or woke by itself.
-static WAKEUPS: AtomicU64 = AtomicU64::new(0);
-/// The processor time that it has had, in nanoseconds.
-static PROCESSOR: AtomicU64 = AtomicU64::new(0);
+
+/// What the thread has done. Other processes read it where it stands.
+#[repr(C)]
+struct Counts {
+    /// How often it was asked to do something, or woke by itself.
+    wakeups: AtomicU64,
+    /// The processor time that it has had, in nanoseconds.
+    processor: AtomicU64,
+}
+
+static COUNTS: Counts = Counts { wakeups: AtomicU64::new(0), processor: AtomicU64::new(0) };
 
 /// What the scavenger knows of a heap.
 pub(crate) struct Scavenging {
@@ -174,8 +181,9 @@ impl HeapCore {
         }
     }
 
-    /// Looks at the heap: tends idle mutators, and finds what is above the goals.
+    /// Looks at the heap: does what other processes ask for, tends idle mutators, and finds what is above the goals.
     fn look(&self, now: Nanoseconds) -> Outlook {
+        self.heed(self.shared_mutator());
         let mode = self.scavenging.mode();
         if mode == Mode::Off {
             return Outlook { excess: Bytes::ZERO, idle: true, again: None };
@@ -306,9 +314,9 @@ unsafe extern "C" fn run() -> ! {
     crate::os::proc::name_thread(c"spanheap");
     let mut pacer = Pacer::new();
     loop {
-        WAKEUPS.fetch_add(1, Ordering::Relaxed);
+        COUNTS.wakeups.fetch_add(1, Ordering::Relaxed);
         let next = round(&pacer, System::Linux, every_heap);
-        PROCESSOR.store(System::Linux.thread_time().0, Ordering::Relaxed);
+        COUNTS.processor.store(System::Linux.thread_time().0, Ordering::Relaxed);
         match next {
             Next::Rest { worked, rest } => {
                 let start = System::Linux.now();
@@ -323,14 +331,22 @@ unsafe extern "C" fn run() -> ! {
     }
 }
 
+/// Where two words stand that say what the scavenger has done: wake-ups, and nanoseconds of processor time.
+pub(super) fn counts_address() -> Address {
+    Address::of(&COUNTS)
+}
+
 /// What the scavenger has done for this process so far.
 pub fn work() -> Work {
-    Work { wakeups: WAKEUPS.load(Ordering::Relaxed), processor: PROCESSOR.load(Ordering::Relaxed) }
+    Work {
+        wakeups: COUNTS.wakeups.load(Ordering::Relaxed),
+        processor: COUNTS.processor.load(Ordering::Relaxed),
+    }
 }
 
 /// Says that the thread is not there: this is the child of a `fork`.
 pub(crate) fn forget() {
     BACKGROUND.forget();
-    WAKEUPS.store(0, Ordering::Relaxed);
-    PROCESSOR.store(0, Ordering::Relaxed);
+    COUNTS.wakeups.store(0, Ordering::Relaxed);
+    COUNTS.processor.store(0, Ordering::Relaxed);
 }

@@ -62,6 +62,7 @@ impl HeapCore {
             block => block,
         };
         self.tell();
+        self.heed(mutator);
         block
     }
 
@@ -267,6 +268,7 @@ impl HeapCore {
         unsafe { BlockCache::attend(&mut work, span) };
         drop(local);
         self.nudge();
+        self.heed(mutator);
     }
 
     /// Empties the inbox of `owner`: our own, or that of a parked mutator, whose spans we then adopt.

@@ -13,6 +13,7 @@ use crate::base::sync::Ordering;
 use crate::base::{Lock, PurposeId, Rank};
 use crate::front::core::HeapCore;
 use crate::front::mutator::Mutator;
+use crate::front::process;
 use core::cell::{Cell, UnsafeCell};
 use core::ptr;
 
@@ -66,8 +67,9 @@ impl Living {
 /// Notes that a heap exists.
 pub(crate) fn announce(core: &HeapCore) {
     let mut living = LIVING.lock();
-    core.next_living.store(living.0.cast_mut(), Ordering::Relaxed);
+    core.set_next_living(living.0);
     living.0 = core;
+    process::BEACON.set_others(living.0.addr() as u64);
 }
 
 /// Notes that a heap is about to go.
@@ -76,10 +78,11 @@ pub(crate) fn withdraw(core: &HeapCore) {
     let next = core.next_living.load(Ordering::Relaxed);
     if ptr::eq(living.0, core) {
         living.0 = next;
+        process::BEACON.set_others(living.0.addr() as u64);
     } else if let Some(before) =
         living.iter().find(|before| ptr::eq(before.next_living.load(Ordering::Relaxed), core))
     {
-        before.next_living.store(next, Ordering::Relaxed);
+        before.set_next_living(next);
     }
 }
 

@@ -254,6 +254,11 @@ impl<T> Table<T> {
         })
     }
 
+    /// All addresses that are the table's, with memory or without.
+    pub fn reservation(&self) -> (crate::base::Address, Bytes) {
+        (crate::base::Address::of(self.base), self.reserved)
+    }
+
     /// Gives the whole table back to the system. The books go with the heap; nothing is posted.
     ///
     /// # Safety

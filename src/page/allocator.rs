@@ -107,6 +107,16 @@ impl PageAllocator {
         self.chunks.committed_ranges().for_each(|(at, size)| visit(MetadataKind::PageBitmaps, at, size));
     }
 
+    /// Visits what is reserved for the allocator's own tables: their kind, where it begins and how long it is.
+    pub fn for_each_reservation(&self, mut visit: impl FnMut(MetadataKind, Address, Bytes)) {
+        let (at, size) = self.tree.reservation();
+        visit(MetadataKind::PageSummaries, at, size);
+        self.chunks
+            .reservations()
+            .into_iter()
+            .for_each(|(at, size)| visit(MetadataKind::PageBitmaps, at, size));
+    }
+
     /// Takes `chunks` new chunks into the heap: all their pages are free and released.
     ///
     /// # Errors

@@ -91,6 +91,11 @@ impl Chunks {
         self.bitmaps.committed_ranges().chain(marks)
     }
 
+    /// The addresses that are reserved for it.
+    pub(super) fn reservations(&self) -> [(Address, Bytes); 2] {
+        [self.bitmaps.reservation(), self.marks.reservation()]
+    }
+
     /// Gives the tables back to the system.
     ///
     /// # Safety

@@ -97,6 +97,11 @@ impl Tree {
         self.blocks.committed_ranges()
     }
 
+    /// The addresses that are reserved for it.
+    pub(super) fn reservation(&self) -> (Address, Bytes) {
+        self.blocks.reservation()
+    }
+
     /// Gives the table back to the system.
     ///
     /// # Safety

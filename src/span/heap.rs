@@ -56,7 +56,7 @@ pub struct PageHeap {
     /// Bytes of metadata to the right of this room.
     others: AtomicUsize,
     /// The most bytes that the heap may commit.
-    limit: AtomicUsize,
+    pub(super) limit: AtomicUsize,
     pub(super) given: Given,
 }
 

@@ -76,6 +76,11 @@ impl SpanMap {
         self.entries.committed_ranges()
     }
 
+    /// The addresses that are reserved for the map.
+    pub fn reservation(&self) -> (crate::base::Address, crate::base::Bytes) {
+        self.entries.reservation()
+    }
+
     /// Unmaps the map.
     ///
     /// # Safety

@@ -23,14 +23,16 @@
 
 use crate::base::purpose::{BUILT_IN, MAX_DECLARED, MAX_PURPOSES, STACK_KINDS, STACKS, StackKind};
 use crate::base::sync::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
-use crate::base::{Bytes, Exhausted, Lock, PurposeId, PurposeName, Rank, Scarce};
+use crate::base::{Address, Bytes, Exhausted, Lock, PurposeId, PurposeName, Rank, Scarce};
+#[cfg(not(loom))]
+use crate::stats::window::Row;
 use core::cell::UnsafeCell;
 use core::fmt;
 
 const NO_LIMIT: usize = usize::MAX;
 
-/// One purpose's meter.
-#[repr(align(64))]
+/// One purpose's meter. It begins as a [`Row`] of the statistics page, where other processes read it.
+#[repr(C, align(64))]
 pub struct Meter {
     charged: AtomicUsize,
     /// Promised to reservations, and not charged yet.
@@ -40,15 +42,29 @@ pub struct Meter {
     hard: AtomicUsize,
     refused: AtomicU64,
     soft_events: AtomicU64,
+    name: UnsafeCell<PurposeName>,
+    /// For a purpose of stacks its kind, and one; else 0. Written like the name.
+    stacks: AtomicU8,
     /// The soft limit was passed and nobody has been told yet.
     pending: AtomicBool,
     /// Something was refused for the hard limit, and nobody has been told yet.
     refusal_pending: AtomicBool,
     callback: UnsafeCell<Option<SoftLimitCallback>>,
-    name: UnsafeCell<PurposeName>,
-    /// For a purpose of stacks its kind, and one; else 0. Written like the name.
-    stacks: AtomicU8,
 }
+
+#[cfg(not(loom))]
+const _: () = {
+    use core::mem::offset_of;
+    assert!(offset_of!(Meter, charged) == offset_of!(Row, charged));
+    assert!(offset_of!(Meter, peak) == offset_of!(Row, peak));
+    assert!(offset_of!(Meter, soft) == offset_of!(Row, soft));
+    assert!(offset_of!(Meter, hard) == offset_of!(Row, hard));
+    assert!(offset_of!(Meter, refused) == offset_of!(Row, refused));
+    assert!(offset_of!(Meter, soft_events) == offset_of!(Row, soft_events));
+    assert!(offset_of!(Meter, reserved) == offset_of!(Row, reserved));
+    assert!(offset_of!(Meter, stacks) == offset_of!(Row, stacks));
+    assert!(offset_of!(Meter, name) == offset_of!(Row, name_length));
+};
 
 /// What to call when a purpose passes its soft limit, or is refused something for its hard one.
 #[derive(Clone, Copy)]
@@ -125,6 +141,11 @@ impl Meters {
             (&raw mut (*at).kinds).write(AtomicUsize::new(1));
             (&raw mut (*at).count).write(AtomicUsize::new(BUILT_IN.len()));
         }
+    }
+
+    /// Where another process finds the first purpose's row, and the number of purposes.
+    pub fn addresses(&self) -> (Address, Address) {
+        (Address::of(&self.meters), Address::of(&self.count))
     }
 
     /// How many purposes there are; their numbers are below that.

@@ -31,6 +31,7 @@ mod clean;
 pub mod heap;
 pub mod map;
 pub mod meter;
+mod places;
 pub mod record;
 pub mod registry;
 pub mod release;

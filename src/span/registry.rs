@@ -164,6 +164,11 @@ impl Registry {
         self.records.committed_ranges()
     }
 
+    /// The addresses that are reserved for records.
+    pub fn reservation(&self) -> (crate::base::Address, crate::base::Bytes) {
+        self.records.reservation()
+    }
+
     /// Unmaps all records.
     ///
     /// # Safety

@@ -34,6 +34,7 @@ pub enum Release {
 
 /// Bytes that were ever given back, by who asked.
 #[derive(Default)]
+#[repr(C)]
 pub(super) struct Given {
     background: AtomicU64,
     at_limit: AtomicU64,

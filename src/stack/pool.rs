@@ -327,6 +327,11 @@ impl StackPool {
         self.slabs.committed_bytes() + self.kinds.committed_bytes()
     }
 
+    /// The addresses that are reserved for the records.
+    pub fn reservations(&self) -> [(Address, Bytes); 2] {
+        [self.slabs.reservation(), self.kinds.reservation()]
+    }
+
     /// Where the memory behind the records lies.
     pub fn committed_ranges(&self) -> impl Iterator<Item = (Address, Bytes)> {
         self.slabs.committed_ranges().chain(self.kinds.committed_ranges())

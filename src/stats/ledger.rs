@@ -9,7 +9,7 @@
 //! the books.
 
 use super::account::{Account, FIXED_ACCOUNTS};
-use super::shard::{Shard, Shards, Transaction};
+use super::shard::{Published, Shard, Shards, Transaction};
 use crate::base::class::CLASSES;
 use crate::base::purpose::{MAX_PURPOSES, STACK_KINDS, StackKind};
 use crate::base::{Bytes, Guard, Lock, PurposeId, Rank};
@@ -21,6 +21,16 @@ pub enum ClassEvent {
     Allocated,
     /// Blocks given back, or dead objects swept.
     Freed,
+}
+
+/// Spans that are not cut into pieces: all of it is one thing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Whole {
+    /// A block that has a span to itself.
+    LargeBlock,
+    /// A span that the program holds as such.
+    ManualSpan,
 }
 
 /// Figures of one purpose, in the order in which they stand.
@@ -63,13 +73,21 @@ const OBJECTS_FROM: usize = CLASSES_FROM + 2 * CLASS_ROWS;
 const LARGE_BYTES_FROM: usize = OBJECTS_FROM + 2 * CLASS_ROWS;
 /// Crumbs that share an object.
 const CRUMBS: usize = LARGE_BYTES_FROM + 2;
-const PURPOSES_FROM: usize = CRUMBS + 1;
-const STACKS_FROM: usize = PURPOSES_FROM + OF_PURPOSE * MAX_PURPOSES;
+const WHOLES_FROM: usize = CRUMBS + 1;
+const STACKS_FROM: usize = WHOLES_FROM + 2;
+// The purposes come last, so that the figures of those that do not exist are all at the end.
+const PURPOSES_FROM: usize = STACKS_FROM + OF_STACKS * STACK_KINDS;
 /// Figures in a shard.
-pub const FIGURES: usize = STACKS_FROM + OF_STACKS * STACK_KINDS;
+pub const FIGURES: usize = PURPOSES_FROM + OF_PURPOSE * MAX_PURPOSES;
 
 /// A shard of a heap's books.
 pub type BookShard = Shard<FIGURES>;
+
+/// Sums for another process.
+pub type PublishedBooks = Published<FIGURES>;
+
+/// How many figures stand before those of the purposes, and how many each purpose has.
+pub const SHAPE: (usize, usize) = (PURPOSES_FROM, OF_PURPOSE);
 
 /// One reading of all figures.
 #[derive(Clone)]
@@ -102,10 +120,20 @@ pub(super) fn stack_figure(kind: StackKind, what: StackFigure) -> usize {
     STACKS_FROM + OF_STACKS * kind.index() + what as usize
 }
 
+/// Figures that can be other than zero where there are so many purposes: they are the first ones.
+pub fn live_figures(purposes: usize) -> usize {
+    PURPOSES_FROM + OF_PURPOSE * purposes.min(MAX_PURPOSES)
+}
+
 impl Figures {
     /// All at zero.
     pub const fn zero() -> Figures {
         Figures([0; FIGURES])
+    }
+
+    /// The figures as they stand in a shard.
+    pub fn raw(&mut self) -> &mut [i64; FIGURES] {
+        &mut self.0
     }
 
     /// An account's balance in bytes.
@@ -131,6 +159,11 @@ impl Figures {
     /// Allocations that were served from an object that was there already.
     pub fn crumbs(&self) -> i64 {
         self.0[CRUMBS]
+    }
+
+    /// Bytes of spans that are one thing.
+    pub fn whole(&self, what: Whole) -> i64 {
+        self.0[WHOLES_FROM + what as usize]
     }
 
     /// Bytes of spans ever allocated for a purpose.
@@ -232,6 +265,17 @@ impl Books {
     /// Reads all figures at one instant, without stopping a writer.
     pub fn read(&self, figures: &mut Figures) {
         self.shards.read(&mut figures.0);
+    }
+
+    /// Reads all figures at one instant into a copy that another process looks at, as the answer to `question`.
+    /// `purposes` says how many there are, so that the figures of others need not be looked at.
+    pub fn publish(&self, into: &PublishedBooks, question: u64, purposes: impl FnOnce() -> usize) {
+        self.shards.publish(into, question, || live_figures(purposes()));
+    }
+
+    /// Where another process finds the first shard, and the count of readings.
+    pub fn addresses(&self) -> (u64, u64) {
+        self.shards.addresses()
     }
 
     /// Takes the books' own locks, before a `fork`.
@@ -358,5 +402,11 @@ impl Entry<'_> {
     #[inline]
     pub fn crumbs(&mut self, times: u64) {
         self.0.add(CRUMBS, times as i64);
+    }
+
+    /// Counts bytes of spans that are one thing, more or fewer.
+    #[inline]
+    pub fn whole(&mut self, what: Whole, bytes: i64) {
+        self.0.add(WHOLES_FROM + what as usize, bytes);
     }
 }

@@ -12,6 +12,9 @@
 //!                                                   └─▶ print: JSON, table, XML
 //! ```
 //!
+//! Another process gets the same snapshot: a [`Window`] says where the shards and the purposes' books are, and
+//! [`outside`] reads them there.
+//!
 //! The identities, each proved by [`Snapshot::check`]:
 //!
 //! 1. The sum over all accounts is zero.
@@ -49,17 +52,25 @@ pub mod memstats;
 #[cfg(all(test, not(loom)))]
 mod model;
 pub mod names;
+#[cfg(not(loom))]
+pub mod outside;
 mod print;
 pub mod shard;
 pub mod snapshot;
 pub mod values;
+#[cfg(not(loom))]
+pub mod window;
 
 #[cfg(all(test, not(loom)))]
 mod tests;
 
 pub use account::{Account, MetadataKind};
 pub use check::{Identity, Imbalance};
-pub use ledger::{BookShard, Books, ClassEvent, Entry, Figures, Ledger, SharedLedger, StackFigure};
+pub use ledger::{
+    BookShard, Books, ClassEvent, Entry, Figures, Ledger, PublishedBooks, SharedLedger, StackFigure, Whole,
+};
 pub use memstats::{MemStats, MemoryClasses};
 pub use snapshot::{Counted, PurposeBook, PurposeFigures, ReleaseFigures, Resident, Snapshot, StackFigures};
 pub use values::{Histogram, MetricValue, MetricValues, Value};
+#[cfg(not(loom))]
+pub use window::Window;

@@ -8,7 +8,7 @@
 //! in a buffer of its own. [`visit`] does the same for those whose value is one number.
 
 use super::account::Account;
-use super::ledger::ClassEvent;
+use super::ledger::{ClassEvent, Whole};
 use super::memstats::MemoryClasses;
 use super::snapshot::{Counted, PurposeFigures, Resident, Snapshot};
 use super::values::{MetricValues, Value};
@@ -105,6 +105,7 @@ pub static METRICS: &[Metric] = &[
     metric("/memory/committed:bytes",       Gauge, One(|s| Some(s.committed())), "with memory behind it: free, cached, in spans, metadata"),
     metric("/memory/spans:bytes",           Gauge, One(|s| Some(s.in_spans())),  "in spans of any purpose"),
     metric("/memory/manual:bytes",          Gauge, One(|s| Some(s.in_spans_of(GoWord::Other))), "in spans of manual memory: blocks and declared purposes"),
+    metric("/memory/manual-spans:bytes",    Gauge, One(|s| Some(s.whole(Whole::ManualSpan))), "in spans that the program holds as such, not cut into blocks"),
     metric("/memory/metadata:bytes",        Gauge, One(|s| Some(s.metadata())),  "the heap's own tables"),
     metric("/memory/limit:bytes",           Gauge, One(|s| bytes(s.heap_limit)), "the heap's limit on committed memory, if there is one"),
     metric("/memory/released/background:bytes", Cumulative, One(|s| Some(s.released.in_background as i64)), "given back to the system by the scavenger"),
@@ -153,6 +154,7 @@ pub static METRICS: &[Metric] = &[
     metric("/blocks/frees:blocks",               Cumulative, One(|s| Some(s.blocks(Freed))),     "blocks given back, of any size"),
     metric("/blocks/inuse:blocks",               Gauge,      One(|s| Some(s.blocks(Allocated) - s.blocks(Freed))), "blocks handed out and not given back"),
     metric("/blocks/small/inuse:bytes",          Gauge,      One(|s| Some(s.small_block_bytes())),           "bytes of the blocks in use that share a span with others"),
+    metric("/blocks/large/inuse:bytes",          Gauge,      One(|s| Some(s.whole(Whole::LargeBlock))),      "bytes of the blocks in use that have a span to themselves"),
     metric("/blocks/allocs-by-size/SIZE:blocks", Cumulative, EachSize(Blocks, Allocated),                      "blocks of a size handed out; `large` have a span to themselves"),
     metric("/blocks/frees-by-size/SIZE:blocks",  Cumulative, EachSize(Blocks, Freed),                          "blocks of a size given back"),
     metric("/blocks/allocs-by-size:bytes",       Histogram,  Sizes(Blocks, Allocated),                   "sizes of the blocks handed out, by size class"),

@@ -14,8 +14,14 @@
 //! and then this one sees that too. (Go: `consistentHeapStats`; there all processors share three copies, here
 //! each writer has its own and needs no atomic additions.)
 //!
+//! A third party may look on: another process, which reads this memory and can neither move the generation nor wait
+//! for anybody. For it, `readings` is odd while a reader works, so that it can tell whether nothing at all has moved
+//! between two looks; then the three copies of all shards add up to a reading. Where something always moves, it asks,
+//! and the reader's work is done by a thread of this process into a [`Published`] copy.
+//!
 //! 1. Nobody but the shard's writer and the one reader changes a figure, and never the same copy at once.
 //! 2. A writer does not sleep, allocate or take a lock between begin and end: a reader waits for it.
+//! 3. While no sequence number and not `readings` is odd, the copies of a figure, over all shards, add up to its sum.
 //!
 //! This file does not know what the figures mean.
 //!
@@ -23,11 +29,12 @@
 //! The only unsafe step is `Shard::link`'s list of shards: a shard that has been linked lives as long as the
 //! books.
 
-use crate::base::sync::{self, AtomicI64, AtomicPtr, AtomicUsize, Ordering};
-use crate::base::{Lock, Rank, sync::Backoff};
+use crate::base::sync::{self, AtomicI64, AtomicPtr, AtomicU64, AtomicUsize, Ordering, fence};
+use crate::base::{Guard, Lock, Rank, sync::Backoff};
 use core::ptr;
 
-const COPIES: usize = 3;
+/// How often a shard holds each figure.
+pub const COPIES: usize = 3;
 
 /// One writer's copy of `N` figures.
 #[repr(C, align(64))]
@@ -42,8 +49,19 @@ pub struct Shard<const N: usize> {
 /// The reader's side: which copy is being written, and whose shards there are.
 pub struct Shards<const N: usize> {
     generation: AtomicUsize,
+    /// Odd while the reader moves figures between copies. Written under its lock.
+    readings: AtomicUsize,
     first: AtomicPtr<Shard<N>>,
     reader: Lock<()>,
+}
+
+/// Sums that were read for somebody who cannot: valid while `sequence` is even and stays as it is.
+#[repr(C)]
+pub struct Published<const N: usize> {
+    sequence: AtomicU64,
+    /// What was asked last before the sums were read.
+    answered: AtomicU64,
+    figures: [AtomicI64; N],
 }
 
 /// The right to add to a shard: its writer is inside a transaction.
@@ -73,6 +91,17 @@ impl<const N: usize> Shard<N> {
         let generation = shards.generation.load(Ordering::SeqCst);
         Transaction { shard: self, copy: &self.copies[generation] }
     }
+}
+
+/// Where the parts of a shard stand, for who reads another process's memory.
+#[cfg(not(loom))]
+impl<const N: usize> Shard<N> {
+    /// The sequence number.
+    pub const SEQUENCE: usize = core::mem::offset_of!(Shard<N>, sequence);
+    /// The address of the next shard, or zero.
+    pub const NEXT: usize = core::mem::offset_of!(Shard<N>, next);
+    /// The first figure of the first copy.
+    pub const COPIES: usize = core::mem::offset_of!(Shard<N>, copies);
 }
 
 impl<const N: usize> Default for Shard<N> {
@@ -105,6 +134,7 @@ impl<const N: usize> Shards<N> {
     pub const fn new() -> Shards<N> {
         Shards {
             generation: AtomicUsize::new(0),
+            readings: AtomicUsize::new(0),
             first: AtomicPtr::new(ptr::null_mut()),
             reader: Lock::new(Rank::Books, ()),
         }
@@ -115,6 +145,7 @@ impl<const N: usize> Shards<N> {
     pub fn new() -> Shards<N> {
         Shards {
             generation: AtomicUsize::new(0),
+            readings: AtomicUsize::new(0),
             first: AtomicPtr::new(ptr::null_mut()),
             reader: Lock::new(Rank::Books, ()),
         }
@@ -135,16 +166,48 @@ impl<const N: usize> Shards<N> {
 
     /// Reads every figure at one instant into `sums`.
     pub fn read(&self, sums: &mut [i64; N]) {
-        let _reader = self.reader.lock();
+        let reader = self.reader.lock();
+        sums.fill(0);
+        self.turn(&reader, || N, |figure, amount| sums[figure] = sums[figure].wrapping_add(amount));
+    }
+
+    /// Reads at one instant into a copy that another process looks at, as the answer to `question`. The first `live()`
+    /// figures are read, and no other was ever touched; that is asked when all that is to be read has been written.
+    pub fn publish(&self, into: &Published<N>, question: u64, live: impl FnOnce() -> usize) {
+        let reader = self.reader.lock();
+        let sequence = into.sequence.load(Ordering::Relaxed);
+        // A process that was copied in the middle of this begins with an odd number.
+        let odd = sequence.wrapping_add(1) | 1;
+        into.sequence.store(odd, Ordering::Relaxed);
+        fence(Ordering::Release);
+        into.figures.iter().for_each(|cell| {
+            // Not touching what is zero already keeps the pages of purposes that nobody declared untouched.
+            if cell.load(Ordering::Relaxed) != 0 {
+                cell.store(0, Ordering::Relaxed);
+            }
+        });
+        self.turn(&reader, live, |figure, amount| {
+            let cell = &into.figures[figure];
+            cell.store(cell.load(Ordering::Relaxed).wrapping_add(amount), Ordering::Relaxed);
+        });
+        into.answered.store(question, Ordering::Relaxed);
+        into.sequence.store(odd.wrapping_add(1), Ordering::Release);
+    }
+
+    /// Moves the generation on and adds up the first `live()` figures of the copies left behind.
+    fn turn(&self, _reader: &Guard<'_, ()>, live: impl FnOnce() -> usize, mut add: impl FnMut(usize, i64)) {
+        let readings = self.readings.load(Ordering::Relaxed);
+        self.readings.store(readings.wrapping_add(1) | 1, Ordering::Relaxed);
         let current = self.generation.load(Ordering::Relaxed);
         let (before, next) = ((current + COPIES - 1) % COPIES, (current + 1) % COPIES);
+        // Orders the odd number before all that follows, too.
         sync::store_before_loads(&self.generation, next);
-        sums.fill(0);
         for shard in self.iter() {
             shard.wait_until_idle();
         }
+        let live = live();
         for shard in self.iter() {
-            for (figure, sum) in sums.iter_mut().enumerate() {
+            for figure in 0..live {
                 let old = shard.copies[before][figure].load(Ordering::Relaxed);
                 let cell = &shard.copies[current][figure];
                 let total = cell.load(Ordering::Relaxed).wrapping_add(old);
@@ -153,9 +216,17 @@ impl<const N: usize> Shards<N> {
                     cell.store(total, Ordering::Relaxed);
                     shard.copies[before][figure].store(0, Ordering::Relaxed);
                 }
-                *sum = sum.wrapping_add(total);
+                if total != 0 {
+                    add(figure, total);
+                }
             }
         }
+        self.readings.store((readings.wrapping_add(1) | 1).wrapping_add(1), Ordering::Release);
+    }
+
+    /// Where another process finds the first shard, and the count of readings.
+    pub fn addresses(&self) -> (u64, u64) {
+        (ptr::from_ref(&self.first).addr() as u64, ptr::from_ref(&self.readings).addr() as u64)
     }
 
     fn iter(&self) -> impl Iterator<Item = &Shard<N>> {
@@ -190,6 +261,39 @@ impl<const N: usize> Shard<N> {
                 backoff.step();
             }
         }
+    }
+}
+
+impl<const N: usize> Published<N> {
+    /// Nothing was published yet; equal to zeroed memory.
+    pub fn new() -> Published<N> {
+        Published {
+            sequence: AtomicU64::new(0),
+            answered: AtomicU64::new(0),
+            figures: core::array::from_fn(|_| AtomicI64::new(0)),
+        }
+    }
+
+    /// Copies the sums out and says what they answer; `None` if they were being written.
+    ///
+    /// This is what another process does by reading memory; here it is the twin that tests look through.
+    pub fn copy(&self, sums: &mut [i64; N]) -> Option<u64> {
+        let before = self.sequence.load(Ordering::Acquire);
+        if !before.is_multiple_of(2) {
+            return None;
+        }
+        for (sum, cell) in sums.iter_mut().zip(&self.figures) {
+            *sum = cell.load(Ordering::Relaxed);
+        }
+        let answered = self.answered.load(Ordering::Relaxed);
+        fence(Ordering::Acquire);
+        (self.sequence.load(Ordering::Relaxed) == before).then_some(answered)
+    }
+}
+
+impl<const N: usize> Default for Published<N> {
+    fn default() -> Published<N> {
+        Published::new()
     }
 }
 
@@ -242,6 +346,41 @@ mod loom_tests {
     }
 }
 
+#[cfg(all(test, loom))]
+mod loom_published {
+    use super::*;
+    use loom::sync::Arc;
+
+    /// Whoever copies published sums gets those of one publication, or none.
+    #[test]
+    fn loom_published_sums_are_whole() {
+        loom::model(|| {
+            let shards = Arc::new(Shards::<2>::new());
+            let shard: &'static Shard<2> = Box::leak(Box::new(Shard::new()));
+            // SAFETY: leaked, so it outlives the books.
+            unsafe { shards.link(shard) };
+            let published = Arc::new(Published::<2>::new());
+            let publisher = {
+                let (shards, published) = (shards.clone(), published.clone());
+                loom::thread::spawn(move || {
+                    let mut t = shard.begin(&shards);
+                    t.add(0, -5);
+                    t.add(1, 5);
+                    drop(t);
+                    shards.publish(&published, 7, || 2);
+                })
+            };
+            let mut sums = [0; 2];
+            match published.copy(&mut sums) {
+                Some(7) => assert_eq!(sums, [-5, 5]),
+                Some(_) => assert_eq!(sums, [0, 0]),
+                None => {}
+            }
+            publisher.join().unwrap();
+        });
+    }
+}
+
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
@@ -279,5 +418,8 @@ mod tests {
         SHARDS.read(&mut once);
         SHARDS.read(&mut again);
         assert_eq!(once, again, "a reading changed the sums");
+        let published = Published::new();
+        SHARDS.publish(&published, 9, || 3);
+        assert_eq!((published.copy(&mut again), again), (Some(9), once));
     }
 }

@@ -10,7 +10,7 @@
 //! A snapshot is some 30 KiB: it belongs into mapped memory, not on a small stack.
 
 use super::account::{ACCOUNTS, Account, METADATA_KINDS, all_purposes};
-use super::ledger::{Books, CLASS_ROWS, ClassEvent, Figures, StackFigure};
+use super::ledger::{Books, CLASS_ROWS, ClassEvent, Figures, StackFigure, Whole};
 use crate::base::class::{CLASSES, TABLE};
 use crate::base::purpose::{BUILT_IN, GoWord, MAX_PURPOSES, StackKind};
 use crate::base::{Bytes, PurposeId, PurposeName};
@@ -344,6 +344,11 @@ impl Snapshot {
     pub fn object_bytes(&self, event: ClassEvent) -> i64 {
         let small = (0..CLASSES).map(|row| i64::from(TABLE[row].size) * self.figures.objects(row, event));
         small.sum::<i64>() + self.figures.large_object_bytes(event)
+    }
+
+    /// Bytes of spans that are one thing: of large blocks, or of spans that the program holds as such.
+    pub fn whole(&self, what: Whole) -> i64 {
+        self.figures.whole(what)
     }
 
     /// Bytes with memory behind them, as far as the heap knows: free, cached, in spans, and metadata.
