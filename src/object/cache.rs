@@ -139,6 +139,7 @@ impl Bin {
     }
 
     /// Slots taken and not in the books.
+    #[cfg(not(loom))]
     pub(super) fn taken(&self) -> usize {
         self.taken as usize
     }
@@ -265,11 +266,7 @@ impl Objects {
             // SAFETY: free slots of the cache's span.
             unsafe { clear(bin.base, bin.size as usize, bits) };
         }
-        if self.is_marking() {
-            meta.scans.0[group].fetch_or(bits, Ordering::Relaxed);
-            meta.marks.0[group].fetch_or(bits, Ordering::Release);
-        }
-        meta.allocs.0[group].fetch_or(bits, Ordering::Release);
+        meta.hand_out(group, bits, self.is_marking());
         bin.bits = bits;
         bin.taken += bits.count_ones();
     }
@@ -302,8 +299,7 @@ impl Objects {
             let meta = self.meta(bin.page()).expect("a span in a cache has metadata");
             let (group, bits) = bin.rest();
             if bits != 0 {
-                meta.scans.0[group].fetch_or(bits, Ordering::Relaxed);
-                meta.marks.0[group].fetch_or(bits, Ordering::Release);
+                meta.hand_out(group, bits, true);
                 black += bin.rest_bytes();
             }
         }

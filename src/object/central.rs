@@ -194,7 +194,7 @@ impl Objects {
     /// Whether a span is not swept yet in this generation.
     #[inline]
     pub(super) fn is_unswept(&self, meta: &PageMeta) -> bool {
-        meta.swept.load(Ordering::Acquire) != self.generation.load(Ordering::Relaxed)
+        meta.is_unswept(self.generation.load(Ordering::Relaxed))
     }
 
     /// The swept spans with free slots of a purpose and a span class.

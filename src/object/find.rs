@@ -201,11 +201,8 @@ impl Objects {
     /// When the object is not one of this heap's.
     #[inline]
     pub fn is_condemned(&self, object: &Object) -> bool {
-        let meta = self.meta_of(object);
-        // Marks go after the span counts as swept: who finds none there, and the span still unswept, has seen them.
-        self.is_unswept(meta)
-            && !meta.marks.has(object.index as usize, Ordering::Acquire)
-            && self.is_unswept(meta)
+        let generation = self.generation.load(Ordering::Relaxed);
+        self.meta_of(object).is_condemned(object.index as usize, generation)
     }
 
     /// Notes that something is attached to an object, whose span is [swept](Objects::ensure_swept). From then on sweeping

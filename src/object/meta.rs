@@ -120,6 +120,42 @@ pub fn ones(mut word: u64) -> impl Iterator<Item = usize> {
 }
 
 impl PageMeta {
+    /// Whether the span is not swept in this generation.
+    #[inline]
+    pub(super) fn is_unswept(&self, generation: u32) -> bool {
+        self.swept.load(Ordering::Acquire) != generation
+    }
+
+    /// Whether a slot's object is dead and waits to be swept.
+    pub(super) fn is_condemned(&self, index: usize, generation: u32) -> bool {
+        // Marks go after the span counts as swept: who finds none there, and the span still unswept, has seen them.
+        self.is_unswept(generation)
+            && !self.marks.has(index, Ordering::Acquire)
+            && self.is_unswept(generation)
+    }
+
+    /// Makes this thread the one who sweeps the span. It fails if the span is swept, or another thread is at it.
+    pub(super) fn claim(&self, generation: u32) -> bool {
+        let (waits, being_swept) = (generation.wrapping_sub(2), generation.wrapping_sub(1));
+        self.swept.compare_exchange(waits, being_swept, Ordering::Acquire, Ordering::Relaxed).is_ok()
+    }
+
+    /// Ends the sweeping of a span whose `allocs` are its marks by now.
+    pub(super) fn settle(&self, generation: u32) {
+        self.swept.store(generation, Ordering::Release);
+        self.marks.clear();
+        self.scans.clear();
+    }
+
+    /// Makes slots of a group allocated; while marking, marked and done with before.
+    pub(super) fn hand_out(&self, group: usize, bits: u64, marking: bool) {
+        if marking {
+            self.scans.0[group].fetch_or(bits, Ordering::Relaxed);
+            self.marks.0[group].fetch_or(bits, Ordering::Release);
+        }
+        self.allocs.0[group].fetch_or(bits, Ordering::Release);
+    }
+
     /// The span's number.
     #[inline]
     pub fn span(&self) -> SpanId {
@@ -130,6 +166,78 @@ impl PageMeta {
     #[inline]
     pub fn pages(&self) -> Pages {
         Pages(self.pages.load(Ordering::Relaxed) as usize)
+    }
+}
+
+#[cfg(all(test, loom))]
+mod loom_tests {
+    use super::*;
+    use loom::sync::Arc;
+
+    fn fresh(swept: u32) -> PageMeta {
+        let bits = || Bits(std::array::from_fn(|_| AtomicU64::new(0)));
+        PageMeta {
+            owned: AtomicU32::new(0),
+            swept: AtomicU32::new(swept),
+            span: AtomicU32::new(0),
+            pages: AtomicU32::new(1),
+            shape: AtomicU32::new(0),
+            attached: AtomicU8::new(0),
+            dirty: AtomicU8::new(0),
+            marks: bits(),
+            scans: bits(),
+            allocs: bits(),
+        }
+    }
+
+    /// Two threads want to sweep a span, one does; and a third never thinks that a marked object is dead.
+    #[test]
+    fn loom_one_sweeps_and_what_is_marked_is_never_condemned() {
+        loom::model(|| {
+            let meta = Arc::new(fresh(2));
+            meta.allocs.0[0].store(0b11, Ordering::Relaxed);
+            meta.marks.0[0].store(0b01, Ordering::Relaxed);
+            let sweep = |meta: &PageMeta| {
+                let claimed = meta.claim(4);
+                if claimed {
+                    meta.allocs.0[0].store(meta.marks.0[0].load(Ordering::Relaxed), Ordering::Relaxed);
+                    meta.settle(4);
+                }
+                claimed
+            };
+            let other = {
+                let meta = meta.clone();
+                loom::thread::spawn(move || sweep(&meta))
+            };
+            let reader = {
+                let meta = meta.clone();
+                loom::thread::spawn(move || {
+                    assert!(!meta.is_condemned(0, 4), "a marked object was condemned")
+                })
+            };
+            let mine = sweep(&meta);
+            assert_ne!(mine, other.join().unwrap());
+            reader.join().unwrap();
+            assert_eq!(meta.allocs.0[0].load(Ordering::Relaxed), 0b01);
+            assert!(!meta.is_unswept(4));
+        });
+    }
+
+    /// While marking, whoever sees that a slot is allocated sees that it is marked, and done with.
+    #[test]
+    fn loom_what_is_handed_out_is_seen_marked() {
+        loom::model(|| {
+            let meta = Arc::new(fresh(2));
+            let mutator = {
+                let meta = meta.clone();
+                loom::thread::spawn(move || meta.hand_out(0, 0b110, true))
+            };
+            if meta.allocs.has(1, Ordering::Acquire) {
+                assert!(!meta.marks.set(1), "a slot was handed out before it was marked");
+                assert!(meta.scans.has(1, Ordering::Relaxed), "marked before it was done with");
+            }
+            mutator.join().unwrap();
+        });
     }
 }
 

@@ -144,6 +144,16 @@ impl Sweep {
         Sweep { end: zero(), cursor: zero(), reclaim: zero(), active: zero(), live: zero() }
     }
 
+    /// Counts this thread among those who sweep, before it looks for something to sweep.
+    fn enter(&self) {
+        self.active.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// This thread has swept what it found.
+    fn leave(&self) {
+        self.active.fetch_sub(1, Ordering::Release);
+    }
+
     /// Pages that are swept next: nobody else gets the same ones.
     fn next(&self, cursor: &AtomicUsize) -> Option<core::ops::Range<usize>> {
         let end = self.end.load(Ordering::Relaxed);
@@ -251,13 +261,13 @@ impl Objects {
         let Some(meta) = self.meta(first) else { return };
         let mut backoff = Backoff::new();
         while self.is_unswept(meta) {
-            self.sweep.active.fetch_add(1, Ordering::Relaxed);
+            self.sweep.enter();
             if self.claim(meta) {
                 let mut batch = Batch::new();
                 self.sweep_span(first, self.code(first), meta, attachments, &mut batch);
                 self.finish(batch, work);
             }
-            self.sweep.active.fetch_sub(1, Ordering::Release);
+            self.sweep.leave();
             backoff.step();
         }
     }
@@ -269,7 +279,7 @@ impl Objects {
         attachments: &mut dyn Attachments,
         is_wanted: impl Fn(&PageMeta) -> bool,
     ) -> Option<Swept> {
-        self.sweep.active.fetch_add(1, Ordering::Relaxed);
+        self.sweep.enter();
         let swept = self.sweep.next(cursor).map(|pages| {
             let mut batch = Batch::new();
             for first in pages.map(PageId) {
@@ -284,15 +294,12 @@ impl Objects {
             }
             self.finish(batch, work)
         });
-        self.sweep.active.fetch_sub(1, Ordering::Release);
+        self.sweep.leave();
         swept
     }
 
-    /// Makes this thread the one who sweeps a span. It fails if the span is swept, or another thread is at it.
     fn claim(&self, meta: &PageMeta) -> bool {
-        let generation = self.generation.load(Ordering::Relaxed);
-        let (waits, being_swept) = (generation.wrapping_sub(2), generation.wrapping_sub(1));
-        meta.swept.compare_exchange(waits, being_swept, Ordering::Acquire, Ordering::Relaxed).is_ok()
+        meta.claim(self.generation.load(Ordering::Relaxed))
     }
 
     /// Sweeps a span that this thread has claimed.
@@ -323,9 +330,7 @@ impl Objects {
             }
         }
         meta.dirty.store(dirty, Ordering::Relaxed);
-        meta.swept.store(self.generation.load(Ordering::Relaxed), Ordering::Release);
-        meta.marks.clear();
-        meta.scans.clear();
+        meta.settle(self.generation.load(Ordering::Relaxed));
         batch.note(Handled { first, code, empty: live == 0 }, meta, live, dead);
     }
 
@@ -390,6 +395,44 @@ impl Batch {
             objects: dead,
             bytes: Bytes(dead * size),
             live: Bytes(live * size),
+        });
+    }
+}
+
+#[cfg(all(test, loom))]
+mod loom_tests {
+    use super::*;
+    use loom::cell::UnsafeCell;
+    use loom::sync::Arc;
+
+    /// Every chunk is one thread's, and who finds that all is swept sees what the others did.
+    #[test]
+    fn loom_when_all_is_swept_nobody_sweeps() {
+        loom::model(|| {
+            let chunks = [UnsafeCell::new(0), UnsafeCell::new(0)];
+            let world = Arc::new((Sweep::new(), chunks));
+            world.0.end.store(2 * CHUNK, Ordering::Relaxed);
+            let sweep = |(sweep, chunks): &(Sweep, [UnsafeCell<u32>; 2])| {
+                sweep.enter();
+                let pages = sweep.next(&sweep.cursor);
+                if let Some(pages) = &pages {
+                    // SAFETY: loom finds out whether anybody else touches it meanwhile.
+                    chunks[pages.start / CHUNK].with_mut(|swept| unsafe { *swept += 1 });
+                }
+                sweep.leave();
+                pages.is_some()
+            };
+            let other = {
+                let world = world.clone();
+                loom::thread::spawn(move || while sweep(&world) {})
+            };
+            sweep(&world);
+            if world.0.is_done() {
+                // SAFETY: as above.
+                world.1.iter().for_each(|chunk| chunk.with(|swept| assert_eq!(unsafe { *swept }, 1)));
+            }
+            other.join().unwrap();
+            assert!(world.0.is_done());
         });
     }
 }
