@@ -39,7 +39,7 @@ const UNSAFE: &[&str] = &[
     "src/object/cache.rs", "src/object/central.rs", "src/object/check.rs", "src/object/find.rs", "src/object/large.rs",
     "src/object/map.rs", "src/object/meta.rs", "src/object/sweep.rs", "src/object/tiny.rs",
     "src/object/record.rs", "src/object/shape.rs", "src/object/unrolled.rs",
-    "src/gc/attach.rs", "src/gc/barrier.rs", "src/gc/collector.rs", "src/gc/kernel.rs", "src/gc/mark.rs", "src/gc/queue.rs", "src/gc/roots.rs",
+    "src/gc/attach.rs", "src/gc/barrier.rs", "src/gc/collector.rs", "src/gc/grey.rs", "src/gc/kernel.rs", "src/gc/mark.rs", "src/gc/queue.rs", "src/gc/roots.rs",
     "src/gc/verify.rs", "src/gc/work.rs",
     "src/os/linux.rs", "src/os/permanent.rs", "src/os/pool.rs", "src/os/proc.rs", "src/os/raw.rs", "src/os/region.rs",
     "src/os/simulated.rs", "src/os/system.rs", "src/os/table.rs",

@@ -18,7 +18,7 @@
 //!
 //! Most pointers lead to objects that are marked already; for those, two lines of memory are read, one of which holds
 //! the codes of 64 pages. The other one comes from far away, and so do those that are needed for a new mark. So
-//! candidates wait while memory is fetched, in two short [lines](Line) that go on from one scan to the next:
+//! candidates wait while memory is fetched, in two short [lines](super::grey) that go on from one scan to the next:
 //!
 //! ```text
 //!   candidate ──fetch marks──▶ │ 16 wait │ ──not marked: fetch the rest──▶ │ 8 wait │ ──▶ mark
@@ -37,25 +37,20 @@
 //! do meanwhile.
 
 use super::Collector;
+use super::grey::{Grey, fetch};
 use super::kernel::{BLOCK, Candidates, Kernel, MOST_BLOCKS, MOST_WORDS, Window};
-use super::queue::{self, Entry, Queue};
+use super::queue::{self, Entry};
 use super::roots::{Job, PIECE};
-use super::work::{Pair, Supply};
+use super::work::Supply;
 use crate::base::sync::{Backoff, Ordering};
 use crate::base::{Address, Bytes, PAGE_SHIFT, PAGE_SIZE, PageId};
-use crate::object::class::{self, MAX_ONE_PAGE};
+use crate::object::class::MAX_ONE_PAGE;
 use crate::object::kind::{ROWS, SpanRow};
-use crate::object::meta::{GROUP, GROUPS};
+use crate::object::meta::GROUPS;
 use crate::object::{Object, Objects, PageMeta, ShapeId, Shapes, SpanClass, SpanKind};
 use crate::os::Zeroed;
 use core::sync::atomic::AtomicU8;
 
-/// Candidates that wait for the marks of their pages.
-const CANDIDATES: usize = 16;
-/// Objects without a mark that wait for what else is known of their pages.
-const UNMARKED: usize = 8;
-/// Where the marks stand in a page's metadata.
-const MARKS: usize = core::mem::offset_of!(PageMeta, marks);
 /// Where the scan bits stand.
 const SCANS: usize = core::mem::offset_of!(PageMeta, scans);
 /// Pages that are fetched ahead.
@@ -120,51 +115,6 @@ unsafe impl Zeroed for Worker {}
 // SAFETY: a worker's buffers belong to it alone, wherever it goes.
 unsafe impl Send for Worker {}
 
-/// What a worker has still to scan.
-struct Grey {
-    /// Objects, or pieces of them, as offsets from the region's base.
-    stack: Pair,
-    queue: Queue,
-    /// Offsets from the region's base.
-    candidates: Line<CANDIDATES>,
-    /// [Entries](Entry) of objects.
-    unmarked: Line<UNMARKED>,
-}
-
-/// Where words wait while memory is fetched: first in, first out, and never longer than `N`.
-#[derive(Clone, Copy)]
-struct Line<const N: usize> {
-    words: [u64; N],
-    /// Where the oldest stands, when the line is full.
-    first: usize,
-    count: usize,
-}
-
-impl<const N: usize> Line<N> {
-    const fn new() -> Line<N> {
-        Line { words: [0; N], first: 0, count: 0 }
-    }
-
-    /// Puts a word in. If the line is full, the oldest comes out.
-    #[inline(always)]
-    fn push(&mut self, word: u64) -> Option<u64> {
-        if self.count < N {
-            self.words[self.count] = word;
-            self.count += 1;
-            return None;
-        }
-        let oldest = core::mem::replace(&mut self.words[self.first % N], word);
-        self.first = (self.first + 1) % N;
-        Some(oldest)
-    }
-
-    /// Takes everything out, the oldest first.
-    fn drain(&mut self) -> impl Iterator<Item = u64> + use<N> {
-        let Line { words, first, count } = core::mem::replace(self, Line::new());
-        (0..count).map(move |at| words[(first + at) % N])
-    }
-}
-
 impl Progress {
     /// Bytes scanned, wherever.
     pub fn work(&self) -> u64 {
@@ -182,17 +132,17 @@ impl Marking<'_> {
     }
 
     #[inline(always)]
-    fn row(&self, code: SpanClass) -> &'static SpanRow {
+    pub(super) fn row(&self, code: SpanClass) -> &'static SpanRow {
         &ROWS[code.0 as usize]
     }
 
     #[inline(always)]
-    fn meta(&self, page: usize) -> *const PageMeta {
+    pub(super) fn meta(&self, page: usize) -> *const PageMeta {
         self.objects.meta_ptr().wrapping_add(page)
     }
 
     #[inline(always)]
-    fn code(&self, page: usize) -> SpanClass {
+    pub(super) fn code(&self, page: usize) -> SpanClass {
         let kinds: *const AtomicU8 = self.objects.kinds_ptr();
         // SAFETY: candidates lie below `covered`, up to which there are codes.
         SpanClass(unsafe { (*kinds.add(page)).load(core::sync::atomic::Ordering::Acquire) })
@@ -204,7 +154,7 @@ impl Marking<'_> {
 
     /// Notes that an entry was dropped for want of memory.
     #[cold]
-    fn lose(&self) {
+    pub(super) fn lose(&self) {
         self.collector.lost.store(true, Ordering::Release);
     }
 }
@@ -551,143 +501,9 @@ impl Default for Worker {
     }
 }
 
-impl Grey {
-    const fn new() -> Grey {
-        let (stack, queue) = (Pair::new(), Queue::new());
-        Grey { stack, queue, candidates: Line::new(), unmarked: Line::new() }
-    }
-
-    fn has_buffers(&self) -> bool {
-        self.stack.has_buffers() || self.queue.has_buffers()
-    }
-
-    fn has_waiting(&self) -> bool {
-        self.candidates.count + self.unmarked.count > 0
-    }
-
-    /// Shades what candidates lead to: offsets from the region's base, below [`Objects::covered`].
-    #[inline]
-    fn mark_all(&mut self, candidates: &[u64], marking: &mut Marking<'_>, progress: &mut Progress) {
-        for &offset in candidates {
-            fetch(marking.meta(offset as usize >> PAGE_SHIFT).cast::<u8>().wrapping_add(MARKS));
-            if let Some(oldest) = self.candidates.push(offset) {
-                self.look(oldest as usize, marking, progress);
-            }
-        }
-    }
-
-    /// Shades what is waiting.
-    fn settle(&mut self, marking: &mut Marking<'_>, progress: &mut Progress) {
-        self.candidates.drain().for_each(|offset| self.look(offset as usize, marking, progress));
-        self.unmarked.drain().for_each(|entry| self.mark(Entry(entry), marking, progress));
-    }
-
-    /// Shades the object at an offset without letting it wait.
-    fn mark_at_once(&mut self, offset: usize, marking: &mut Marking<'_>, progress: &mut Progress) {
-        if let Some(entry) = self.place(offset, marking, progress) {
-            self.mark(entry, marking, progress);
-        }
-    }
-
-    /// Looks whether there is an object at an offset that is not marked yet, as far as its page tells at once.
-    #[inline(always)]
-    fn look(&mut self, offset: usize, marking: &mut Marking<'_>, progress: &mut Progress) {
-        let Some(entry) = self.place(offset, marking, progress) else { return };
-        // SAFETY: the page has a place, so it has metadata.
-        let meta = unsafe { &*marking.meta(entry.page()) };
-        if meta.marks.has(entry.index(), Ordering::Relaxed) {
-            return;
-        }
-        fetch(core::ptr::from_ref(meta).cast());
-        fetch(core::ptr::from_ref(&meta.allocs).cast());
-        if let Some(oldest) = self.unmarked.push(entry.0) {
-            self.mark(Entry(oldest), marking, progress);
-        }
-    }
-
-    /// The slot at an offset, if objects of one page are there. What else is there is shaded.
-    #[inline(always)]
-    fn place(&mut self, offset: usize, marking: &mut Marking<'_>, progress: &mut Progress) -> Option<Entry> {
-        let page = offset >> PAGE_SHIFT;
-        let code = marking.code(page);
-        let row = marking.row(code);
-        // Codes that do not tell sizes have none, and wrap around.
-        if (row.size as usize).wrapping_sub(1) >= MAX_ONE_PAGE {
-            self.mark_elsewhere(offset, code, marking, progress);
-            return None;
-        }
-        let index = class::index(offset & (PAGE_SIZE - 1), row.magic);
-        (index < row.slots as usize).then_some(Entry::new(page, index))
-    }
-
-    /// Marks an object of a page, if it is one. (Of two equal candidates in the line, the first does it.)
-    #[inline(always)]
-    fn mark(&mut self, entry: Entry, marking: &mut Marking<'_>, progress: &mut Progress) {
-        let row = marking.row(marking.code(entry.page()));
-        // SAFETY: somebody looked at the code before this entry was made.
-        let meta = unsafe { &*marking.meta(entry.page()) };
-        if !set_mark(meta, entry.index()) {
-            return;
-        }
-        progress.marked_objects += 1;
-        progress.marked_bytes += u64::from(row.size);
-        if row.kind != SpanKind::Plain && queue::acquire(&meta.owned) {
-            self.put(meta, entry, marking);
-        }
-    }
-
-    #[inline]
-    fn put(&mut self, meta: &PageMeta, entry: Entry, marking: &mut Marking<'_>) {
-        if self.queue.put(entry, &mut marking.supply).is_err() {
-            queue::let_go(&meta.owned);
-            marking.lose();
-        }
-    }
-
-    /// Shades an object that is not on one page with others of its size, or nothing.
-    #[cold]
-    #[inline(never)]
-    fn mark_elsewhere(
-        &mut self,
-        offset: usize,
-        code: SpanClass,
-        marking: &mut Marking<'_>,
-        progress: &mut Progress,
-    ) {
-        if code == SpanClass::NONE {
-            return;
-        }
-        let Some(object) = marking.objects.find(Address(marking.objects.base().0 + offset)) else { return };
-        // SAFETY: an object's span has metadata.
-        let meta = unsafe { &*marking.meta(object.first_page.0) };
-        if !meta.marks.set(object.index as usize) {
-            return;
-        }
-        progress.marked_objects += 1;
-        progress.marked_bytes += object.size.0 as u64;
-        if object.kind == SpanKind::Plain {
-            return;
-        }
-        let start = (object.start.0 - marking.objects.base().0) as u64;
-        if self.stack.push(start, &mut marking.supply).is_err() {
-            marking.lose();
-        }
-    }
-}
-
 /// Whether objects of a span class are scanned page by page.
 fn is_queued(code: SpanClass, row: &SpanRow) -> bool {
     code.is_small() && row.size as usize <= MAX_ONE_PAGE
-}
-
-/// Sets the mark of a slot, if it is allocated. Returns whether this call did.
-#[inline(always)]
-fn set_mark(meta: &PageMeta, index: usize) -> bool {
-    let (group, bit) = (index / GROUP % GROUPS, 1 << (index % GROUP));
-    let marks = &meta.marks.0[group];
-    marks.load(Ordering::Relaxed) & bit == 0
-        && meta.allocs.0[group].load(Ordering::Acquire) & bit != 0
-        && marks.fetch_or(bit, Ordering::SeqCst) & bit == 0
 }
 
 /// Takes the objects of a page that are marked and that nobody has scanned, and their number.
@@ -713,11 +529,4 @@ fn fetch_page(marking: &Marking<'_>, entry: Entry) {
     fetch(meta.wrapping_add(SCANS));
     let size = marking.row(marking.code(entry.page())).size as usize;
     fetch(marking.words_at((entry.page() << PAGE_SHIFT) + entry.index() * size).cast());
-}
-
-#[inline(always)]
-fn fetch(at: *const u8) {
-    use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-    // SAFETY: fetching has no effect that a program sees, wherever it is.
-    unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) };
 }

@@ -78,6 +78,8 @@ pub mod barrier;
 mod check;
 #[cfg(not(loom))]
 mod collector;
+#[cfg(not(loom))]
+mod grey;
 pub mod kernel;
 pub mod limit;
 #[cfg(not(loom))]
