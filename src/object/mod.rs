@@ -46,6 +46,53 @@
 //!
 //! [`check`] proves as much of them as a walk can.
 //!
+//! ## A life
+//!
+//! ```
+//! use spanheap::base::{Address, Bytes, SizeClass, purpose::OBJECTS};
+//! use spanheap::object::{NoAttachments, ObjectCache, ObjectWork, Objects, SpanClass, SpanKind, Take};
+//! # use spanheap::{os::System, stats::{BookShard, Books}};
+//! # use spanheap::span::{Ground, Meters, PageHeap, SpanCache};
+//! # let (books, shard): (Box<Books>, &'static BookShard) = (Box::default(), Box::leak(Box::default()));
+//! # let meters = Box::into_raw(Box::<Meters>::new_zeroed()).cast::<Meters>();
+//! # // SAFETY: boxed and leaked, they stay where they are; the meters' memory is zeroed.
+//! # let meters = unsafe { books.open(); books.link(shard); Meters::init(meters); Box::from_raw(meters) };
+//! # let ledger = books.ledger(shard);
+//! # let heap = PageHeap::reserve(System::Linux, Bytes::mib(64), Bytes::mib(64), ledger).unwrap();
+//! # let mut spans = SpanCache::default();
+//! let objects = Objects::reserve(&heap, ledger)?;
+//! objects.add_purpose(OBJECTS, ledger)?;
+//! let ground = Ground { heap: &heap, meters: &meters, ledger };
+//! let mut work = ObjectWork { ground, spans: &mut spans };
+//! // SAFETY: zeroed memory is an empty cache.
+//! let mut cache = unsafe { Box::<ObjectCache>::new_zeroed().assume_init() };
+//!
+//! // Allocate: the first time the cache is empty.
+//! let class = SpanClass::new(SpanKind::Words, SizeClass::of_small(40));
+//! assert!(cache.allocate_fast(class).is_null());
+//! assert_eq!(objects.refill(&mut cache, &mut work, class)?, Take::Ready);
+//! let [kept, lost] = [(); 2].map(|()| cache.allocate_fast(class));
+//!
+//! // Mark: any pointer into an object finds it.
+//! objects.set_marking(true);
+//! objects.blacken(&mut cache);
+//! let object = objects.find(Address(kept.addr() + 17)).expect("it is allocated");
+//! assert!(objects.mark(&object));
+//! objects.flush(&mut cache, &mut work);
+//! objects.set_marking(false);
+//!
+//! // Sweep: what was not marked is gone.
+//! objects.begin_sweep(object.size + objects.black());
+//! while let Some(swept) = objects.sweep_chunk(&mut work, &mut NoAttachments) {
+//!     assert!(swept.objects <= 1);
+//! }
+//! assert_eq!(objects.find(Address::of(kept)), Some(object));
+//! assert_eq!(objects.find(Address::of(lost)), None);
+//! # // SAFETY: nobody uses them any more.
+//! # unsafe { objects.destroy(); heap.destroy() };
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
 //! The room does not know who marks, nor when it is time to. It takes no thread and knows no clock.
 //! (Go: `mspan`, `mcentral`, `mcache`, `malloc`, `mgcsweep`.)
 
