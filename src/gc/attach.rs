@@ -59,11 +59,13 @@ use crate::stats::{Ledger, MetadataKind};
 use core::sync::atomic::{AtomicU8, AtomicU32, AtomicUsize, Ordering};
 
 mod check;
+mod list;
 mod map;
 mod sweep;
 #[cfg(test)]
 mod tests;
 
+pub use list::Attachment;
 pub use map::MapId;
 pub use sweep::Sweeping;
 

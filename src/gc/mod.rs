@@ -79,6 +79,8 @@ mod check;
 #[cfg(not(loom))]
 mod collector;
 #[cfg(not(loom))]
+pub mod dump;
+#[cfg(not(loom))]
 mod grey;
 pub mod kernel;
 pub mod limit;
@@ -88,6 +90,7 @@ pub mod pace;
 pub mod queue;
 pub mod roots;
 pub mod terminate;
+pub mod trace;
 #[cfg(not(loom))]
 pub mod verify;
 pub mod work;
