@@ -46,7 +46,7 @@ use crate::base::sync::{Backoff, Ordering};
 use crate::base::{Address, Bytes, PAGE_SHIFT, PAGE_SIZE, PageId};
 use crate::object::class::MAX_ONE_PAGE;
 use crate::object::kind::{ROWS, SpanRow};
-use crate::object::meta::GROUPS;
+use crate::object::meta::{GROUP, GROUPS};
 use crate::object::{Object, Objects, PageMeta, ShapeId, Shapes, SpanClass, SpanKind};
 use crate::os::Zeroed;
 use core::sync::atomic::AtomicU8;
@@ -55,6 +55,8 @@ use core::sync::atomic::AtomicU8;
 const SCANS: usize = core::mem::offset_of!(PageMeta, scans);
 /// Pages that are fetched ahead.
 const PAGES_AHEAD: usize = 2;
+/// Objects of the next page that are fetched ahead.
+const OBJECTS_AHEAD: usize = 24;
 
 /// Where words were scanned.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -309,6 +311,9 @@ impl Worker {
         if let Some(later) = self.grey.queue.peek(PAGES_AHEAD) {
             fetch_page(marking, later);
         }
+        if let Some(next) = self.grey.queue.peek(0) {
+            fetch_objects(marking, next);
+        }
         self.scan_page(entry, marking);
         Some(())
     }
@@ -527,6 +532,25 @@ fn fetch_page(marking: &Marking<'_>, entry: Entry) {
     let meta = marking.meta(entry.page()).cast::<u8>();
     fetch(meta);
     fetch(meta.wrapping_add(SCANS));
+}
+
+/// Has the processor fetch objects of a page that is scanned soon: the first of those that are marked by now.
+#[inline(always)]
+fn fetch_objects(marking: &Marking<'_>, entry: Entry) {
+    // SAFETY: entries are of pages with objects.
+    let meta = unsafe { &*marking.meta(entry.page()) };
     let size = marking.row(marking.code(entry.page())).size as usize;
-    fetch(marking.words_at((entry.page() << PAGE_SHIFT) + entry.index() * size).cast());
+    let (words, mut left) = (marking.words_at(entry.page() << PAGE_SHIFT).cast::<u8>(), OBJECTS_AHEAD);
+    for group in 0..GROUPS {
+        let (marks, scans) = (&meta.marks.0[group], &meta.scans.0[group]);
+        let mut rest = marks.load(Ordering::Relaxed) & !scans.load(Ordering::Relaxed);
+        while rest != 0 {
+            fetch(words.wrapping_add((group * GROUP + rest.trailing_zeros() as usize) * size));
+            rest &= rest - 1;
+            left -= 1;
+            if left == 0 {
+                return;
+            }
+        }
+    }
 }
