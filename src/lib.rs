@@ -17,6 +17,7 @@ pub mod stack;
 pub mod stats;
 
 pub use base::{Bytes, Exhausted, Pages, Scarce};
+pub use front::collect::{self, Array, Edge, Gc, Root, Trace};
 #[cfg(not(loom))]
 pub use front::stacks::describe_overflow;
 #[cfg(not(loom))]
@@ -27,6 +28,9 @@ pub use front::{
 #[cfg(not(loom))]
 pub use stack::{Activity, Guard, StackError};
 pub use stats::Snapshot;
+
+#[cfg(feature = "derive")]
+pub use spanheap_derive::Trace;
 
 /// The front page's example is a test.
 #[cfg(doctest)]

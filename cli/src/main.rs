@@ -5,14 +5,16 @@
 //! - [`run`]: a program under the preload ([`preload`] finds the library, [`inspect`] knows which programs escape it,
 //!   [`signals`] passes signals through);
 //! - [`replay`]: page traces ([`trace`] reads them) against the real page allocator ([`target`]);
-//! - [`demo`]: a churn on a heap of its own;
 //! - [`watch`]: the heaps of other processes, while they run;
+//! - [`demos`]: [`demo`], a churn of blocks; [`trees`] and a [`graph`] on the collected heap;
 //! - [`books`] prints tables of the books, [`size`] reads and writes sizes.
 //!
 //! Results go to standard output; books, warnings and errors go to standard error.
 
 mod books;
 mod demo;
+mod demos;
+mod graph;
 mod inspect;
 #[cfg(test)]
 mod model;
@@ -23,6 +25,7 @@ mod signals;
 mod size;
 mod target;
 mod trace;
+mod trees;
 mod watch;
 
 use clap::{Args, Parser, Subcommand};
@@ -31,7 +34,6 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::exit;
-use std::time::Duration;
 
 /// Runs programs on Spanheap, a heap of typed spans with exact books by purpose.
 #[derive(Parser)]
@@ -57,7 +59,7 @@ enum Task {
     Explain(ExplainArgs),
     Release(ReleaseArgs),
     Replay(ReplayArgs),
-    Demo(DemoArgs),
+    Demo(demos::DemoArgs),
 }
 
 /// Run an unmodified program with Spanheap as its allocator, and print its books when it has ended
@@ -188,46 +190,6 @@ struct ReplayArgs {
     files: Vec<PathBuf>,
 }
 
-/// Churn blocks under several purposes on several threads, and show the books
-///
-/// Fails when the books do not balance, or when a block is not as it was written.
-#[derive(Args)]
-#[command(after_help = "\
-Examples:
-  spanheap demo --threads 8 --seconds 10
-  spanheap demo --operations 1000000 --json | jq .purposes")]
-struct DemoArgs {
-    /// How many threads work (default: as many as there are processors, and at least 2)
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=512))]
-    threads: Option<u16>,
-    /// How long they work, in seconds
-    #[arg(long, value_name = "S", default_value = "3", value_parser = seconds)]
-    seconds: Duration,
-    /// How many operations they do together, instead of working for a time
-    #[arg(long, value_name = "N", conflicts_with = "seconds")]
-    operations: Option<u64>,
-    /// Print the books as JSON
-    #[arg(long)]
-    json: bool,
-}
-
-/// Reads a time in seconds, at most a year.
-fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds = text.parse().ok().filter(|seconds| (0.0..=365.0 * 86400.0).contains(seconds));
-    seconds.map(Duration::from_secs_f64).ok_or("a number of seconds, such as 2.5".into())
-}
-
-impl DemoArgs {
-    fn options(&self) -> demo::Options {
-        let processors = || std::thread::available_parallelism().map_or(2, |n| n.get().max(2));
-        demo::Options {
-            threads: self.threads.map_or_else(processors, usize::from),
-            end: self.operations.map_or(demo::End::After(self.seconds), demo::End::Operations),
-            json: self.json,
-        }
-    }
-}
-
 /// The doors that `spanheap env` knows.
 const DOORS: [&str; 1] = ["malloc"];
 
@@ -247,7 +209,7 @@ fn main() {
         Task::Release(args) => watch::show::release(args.heap.which()),
         Task::Env(args) => print_environment(&args.door),
         Task::Replay(args) => replay::replay_files(&args.files),
-        Task::Demo(args) => demo::demo(&args.options()),
+        Task::Demo(args) => args.run(),
     };
     exit(status);
 }

@@ -23,6 +23,10 @@ use core::ops::{Deref, DerefMut};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Rank {
+    /// A heap's collection cycle: who drives it.
+    Cycle,
+    /// The threads that touch a heap's collected objects: held while they stand still.
+    Members,
     /// The doors' list of living heaps.
     Heaps,
     /// What the scavenger has seen of a heap; held while it works there.

@@ -70,6 +70,12 @@ pub fn wake(word: &AtomicU32) {
     let _ = rustix::thread::futex::wake(word, rustix::thread::futex::Flags::PRIVATE, 1);
 }
 
+/// Wakes every thread that sleeps on `word`.
+#[cfg(not(loom))]
+pub fn wake_all(word: &AtomicU32) {
+    let _ = rustix::thread::futex::wake(word, rustix::thread::futex::Flags::PRIVATE, i32::MAX as u32);
+}
+
 /// Loom has no futex: a waiter spins.
 #[cfg(loom)]
 pub fn wait(_word: &AtomicU32, _expected: u32) {
@@ -79,6 +85,10 @@ pub fn wait(_word: &AtomicU32, _expected: u32) {
 /// Loom has no futex: nobody sleeps.
 #[cfg(loom)]
 pub fn wake(_word: &AtomicU32) {}
+
+/// Loom has no futex: nobody sleeps.
+#[cfg(loom)]
+pub fn wake_all(_word: &AtomicU32) {}
 
 /// Waits in ever longer steps: first by spinning, then by giving the time slice away.
 ///

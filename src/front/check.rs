@@ -8,6 +8,10 @@
 //! 2. A mutator in the list of the parked ones is parked, has no pages, and its caches allocate from no span.
 //! 3. A cache belongs to one mutator and to one purpose, and says so; all that were made are there.
 //!
+//! Collected objects are walked as well, with their world stopped: each thread that has entered the heap comes to a
+//! safepoint first, or is outside. A thread that is inside of a run itself, while another one collects or checks, cannot
+//! wait for that; there the objects are left out.
+//!
 //! What fast paths change without a lock, the free lists and counts of block spans, is looked at only for quiet
 //! owners: those without a thread, and the calling thread. When other threads are not at work, nothing of the
 //! calling thread's view is missing but the free lists in *their* spans; a thread that has ended is quiet.
@@ -22,6 +26,7 @@ use crate::base::{Broken, Bytes, Invariant};
 use crate::block::BlockCache;
 use crate::block::check::Walk;
 use crate::block::remote::Inbox;
+use crate::front::collect::Still;
 use crate::front::core::{HeapCore, SHARED};
 use crate::front::heap::Heap;
 use crate::front::mutator::{Local, Mutator};
@@ -85,14 +90,20 @@ impl Heap {
     /// ```
     pub fn check(&self) -> Result<(), CheckError> {
         let mine = self.mutator().number;
-        report::with_blank(|snapshot| Stopped::new(self.core()).check(mine, snapshot))
-            .map_err(CheckError::Refused)?
+        let check = |still: Option<Still<'_>>| {
+            report::with_blank(|snapshot| Stopped::new(self.core()).check(mine, snapshot, still.as_ref()))
+        };
+        let checked = match self.core().collection() {
+            Some(collection) => collection.while_still(self, check),
+            None => check(None),
+        };
+        checked.map_err(CheckError::Refused)?
     }
 }
 
 impl Stopped<'_> {
     /// Proves everything. `mine` is the number of the calling thread's mutator.
-    fn check(&self, mine: u32, snapshot: &mut Snapshot) -> Result<(), CheckError> {
+    fn check(&self, mine: u32, snapshot: &mut Snapshot, still: Option<&Still<'_>>) -> Result<(), CheckError> {
         let core = self.0;
         core.read_books(snapshot);
         snapshot.check().map_err(CheckError::Books)?;
@@ -106,6 +117,10 @@ impl Stopped<'_> {
         self.check_parked()?;
         self.check_caches()?;
         self.check_blocks(mine)?;
+        if let Some(still) = still {
+            // SAFETY: nobody touches objects, and the books were read since.
+            unsafe { still.check(core, &snapshot.figures) }?;
+        }
         Ok(())
     }
 

@@ -15,6 +15,7 @@
 use crate::base::sync::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
 use crate::base::{Address, Bytes, Guard, Lock, PurposeId, Rank};
 use crate::block::{BlockCache, BlockCentral, Work};
+use crate::front::collect::Collection;
 use crate::front::config::{Config, Log};
 use crate::front::environment;
 use crate::front::mutator::{Local, Mutator, State};
@@ -57,6 +58,10 @@ pub(crate) struct HeapCore {
     pub(crate) meters: Meters,
     pub(crate) scavenging: Scavenging,
     pub(crate) profile: Profile,
+    /// What there is for collected objects, once a thread has entered.
+    pub(crate) collection: AtomicPtr<Collection>,
+    /// Guards the making of that.
+    pub(crate) collecting: Lock<()>,
 }
 
 /// Every mutator.
@@ -118,6 +123,7 @@ impl HeapCore {
             (&raw mut (*at).next_cache).write(Lock::new(Rank::Metadata, 0));
             (&raw mut (*at).roster).write(Lock::new(Rank::Mutators, Roster { next: SHARED, parked: 0 }));
             (&raw mut (*at).scavenging).write(Scavenging::new(config.scavenger, system.now()));
+            (&raw mut (*at).collecting).write(Lock::new(Rank::Cycle, ()));
             Books::init(&raw mut (*at).books);
             Meters::init(&raw mut (*at).meters);
             (&raw mut (*at).profile).write(Profile::new());
@@ -192,6 +198,13 @@ impl HeapCore {
     unsafe fn destroy_tables(&self) {
         // SAFETY: the caller's promise: nobody uses the heap.
         unsafe {
+            if let Some(collection) = self.collection() {
+                collection.destroy();
+                self.system.unmap(
+                    core::ptr::from_ref(collection).cast_mut().cast(),
+                    Collection::mapping(self.system),
+                );
+            }
             self.pages.destroy();
             self.central.destroy();
             self.mutators.destroy();
@@ -199,6 +212,12 @@ impl HeapCore {
             self.stacks.destroy();
             self.profile.destroy();
         }
+    }
+
+    /// What there is for collected objects, once a thread has entered.
+    pub(crate) fn collection(&self) -> Option<&Collection> {
+        // SAFETY: a collection is stored when it is whole, and lives as long as the heap.
+        unsafe { self.collection.load(Ordering::Acquire).as_ref() }
     }
 
     /// Takes the heap down: all its memory goes back to the system.
@@ -279,10 +298,13 @@ impl HeapCore {
     }
 
     /// Tells the page heap how much memory the tables here have: it counts for the limit.
-    pub(super) fn note_metadata(&self) {
+    pub(crate) fn note_metadata(&self) {
         let of_mutators =
             self.mutators.committed_bytes() + self.caches.committed_bytes() + self.central.committed();
-        let tables = of_mutators + self.stacks.committed() + self.profile.committed();
+        let mut tables = of_mutators + self.stacks.committed() + self.profile.committed();
+        if let Some(collection) = self.collection() {
+            collection.for_each_table(self.system, |_, _, size| tables += size);
+        }
         self.pages.set_other_metadata(HeapCore::mapping(self.system) + tables);
     }
 
@@ -438,6 +460,9 @@ impl HeapCore {
         self.caches.committed_ranges().for_each(|(at, size)| visit(kind, at, size));
         self.stacks.committed_ranges().for_each(|(at, size)| visit(MetadataKind::Stacks, at, size));
         self.profile.for_each_range(&mut |at, size| visit(MetadataKind::Profile, at, size));
+        if let Some(collection) = self.collection() {
+            collection.for_each_table(self.system, &mut visit);
+        }
         self.pages.for_each_table(visit);
     }
 
@@ -451,6 +476,9 @@ impl HeapCore {
         visit(MetadataKind::Mutators, tables + self.central.committed());
         visit(MetadataKind::Stacks, self.stacks.committed());
         visit(MetadataKind::Profile, self.profile.committed());
+        if let Some(collection) = self.collection() {
+            collection.for_each_table(self.system, |kind, _, size| visit(kind, size));
+        }
         // SAFETY: the caller's promise.
         unsafe { self.pages.table_bytes(visit) }
     }

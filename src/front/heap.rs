@@ -114,6 +114,14 @@ impl Heap {
         Ok(heap)
     }
 
+    /// A handle beside the one that owns the heap: it must not be dropped.
+    ///
+    /// # Safety
+    /// The heap lives as long as the handle is used.
+    pub(crate) unsafe fn borrowed(core: NonNull<HeapCore>) -> Heap {
+        Heap { core }
+    }
+
     pub(crate) fn core(&self) -> &HeapCore {
         // SAFETY: the core lives as long as this handle.
         unsafe { self.core.as_ref() }
@@ -329,6 +337,9 @@ impl Heap {
 
 impl Drop for Heap {
     fn drop(&mut self) {
+        if let Some(collection) = self.core().collection() {
+            collection.end_threads();
+        }
         threads::withdraw(self.core());
         // SAFETY: everything that came from the heap borrows it, so nothing of it is used any more; no thread
         // that still lists it will look at it, because it was withdrawn.

@@ -17,6 +17,7 @@
 
 mod background;
 mod check;
+pub mod collect;
 pub mod config;
 pub(crate) mod core;
 pub mod environment;

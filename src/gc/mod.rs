@@ -94,6 +94,7 @@ pub mod trace;
 #[cfg(not(loom))]
 pub mod verify;
 pub mod work;
+pub mod world;
 
 #[cfg(not(loom))]
 pub use barrier::BarrierBuffer;

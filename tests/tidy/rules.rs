@@ -24,6 +24,8 @@ pub(crate) const STD: &[(&str, &str)] = &[
     ("src/front/environment.rs", "std::process::abort"),
     // Debug builds' locks count what a thread holds, so there the background is an ordinary thread.
     ("src/front/background.rs", "std::thread::Builder"),
+    // The collector's own threads.
+    ("src/front/collect/background.rs", "std::thread"),
 ];
 
 /// Hosts that the repository's text may name.

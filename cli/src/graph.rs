@@ -1,0 +1,281 @@
+//! `spanheap demo graph`: a large graph on the collected heap that changes all the time, with the pauses it sees.
+//!
+//! A table of places, in buckets, holds the nodes. A node has three edges to other nodes, an edge to a payload without
+//! references, a number, and a mark made from the number. Each operation picks a place at random, cuts the edges of
+//! the node there and puts a new node in, which leads to three others; so about as many nodes live as there are places,
+//! and a cut one lives on while others lead to it. Every look at a node checks its mark.
+//!
+//! Each thread notes how long each batch of operations took beyond its safepoint; the histogram of the longest waits
+//! is what a request would have seen.
+
+use crate::run::{OUR_FAILURE, say};
+use crate::size::human;
+use serde_json::json;
+use spanheap::base::random::Random;
+use spanheap::collect::{CollectConfig, Context, Mutator};
+use spanheap::{Config, Edge, Gc, Heap, Root, Trace};
+use std::error::Error;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Places of a bucket.
+const BUCKET: usize = 500;
+/// Edges from a node to others.
+const EDGES: usize = 3;
+/// Operations between two safepoints.
+const BATCH: usize = 16;
+/// Bytes of a node without its payload.
+const NODE: u64 = 48;
+
+/// How the demonstration shall run.
+#[derive(Debug)]
+pub(crate) struct Options {
+    /// Nodes that live.
+    pub(crate) objects: u64,
+    /// Bytes that live.
+    pub(crate) live: u64,
+    /// Threads that change the graph.
+    pub(crate) threads: u32,
+    /// How long they do.
+    pub(crate) time: Duration,
+    /// Print JSON instead of a table.
+    pub(crate) json: bool,
+    /// How the collector shall work.
+    pub(crate) collect: CollectConfig,
+}
+
+/// Places for nodes.
+#[derive(Trace)]
+struct Bucket {
+    places: [Edge<Node>; BUCKET],
+}
+
+/// A node of the graph.
+#[derive(Trace)]
+struct Node {
+    edges: [Edge<Node>; EDGES],
+    payload: Edge<spanheap::Array<u64>>,
+    number: u64,
+    mark: u64,
+}
+
+/// What one thread saw.
+#[derive(Default)]
+struct Seen {
+    operations: u64,
+    looks: u64,
+    /// Waits at safepoints by the power of two of their microseconds.
+    waits: [u64; 32],
+    longest: Duration,
+}
+
+type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
+type Buckets<'h> = Vec<Root<'h, Bucket>>;
+
+/// Changes the graph; the exit code.
+pub(crate) fn run(options: &Options) -> i32 {
+    match graph(options) {
+        Ok(()) => 0,
+        Err(error) => {
+            say(format!("demo graph: {error}"));
+            OUR_FAILURE
+        }
+    }
+}
+
+fn graph(options: &Options) -> Outcome<()> {
+    let heap = Heap::new(Config::default())?;
+    heap.configure_collector(options.collect)?;
+    let payload = (options.live / options.objects.max(1)).saturating_sub(NODE) as usize / 8;
+    let mut mutator = heap.enter()?;
+    let buckets = fill(&mut mutator, options.objects, payload)?;
+    let (stop, numbers) = (AtomicBool::new(false), AtomicU64::new(options.objects));
+    let began = Instant::now();
+    let before = heap.collector_statistics();
+    let seen = mutator.outside(|| {
+        thread::scope(|scope| {
+            let changers: Vec<_> = (0..options.threads.max(1))
+                .map(|at| {
+                    let (heap, buckets, stop, numbers) = (&heap, &buckets, &stop, &numbers);
+                    scope.spawn(move || change(heap, buckets, payload, u64::from(at) + 1, stop, numbers))
+                })
+                .collect();
+            thread::sleep(options.time);
+            stop.store(true, Ordering::Relaxed);
+            changers
+                .into_iter()
+                .map(|thread| thread.join().expect("a thread that changes the graph"))
+                .collect()
+        })
+    });
+    let seen: Outcome<Vec<Seen>> = seen;
+    let seconds = began.elapsed().as_secs_f64();
+    let all = seen?.into_iter().fold(Seen::default(), Seen::with);
+    mutator.collect()?;
+    let statistics = heap.collector_statistics();
+    print(options, &all, seconds, &statistics, statistics.cycles - before.cycles);
+    drop(buckets);
+    drop(mutator);
+    heap.check()?;
+    heap.snapshot().check()?;
+    Ok(())
+}
+
+fn mark_of(number: u64) -> u64 {
+    number.wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(29)
+}
+
+/// Makes the buckets, and a node for each place.
+fn fill<'h>(mutator: &mut Mutator<'h>, objects: u64, payload: usize) -> Outcome<Buckets<'h>> {
+    let mut buckets: Buckets<'h> = Vec::new();
+    let mut random = Random::new(7);
+    for number in 0..objects {
+        let place = number as usize % BUCKET;
+        if place == 0 {
+            let empty = || Bucket { places: std::array::from_fn(|_| Edge::null()) };
+            buckets.push(
+                mutator.run(|cx| Ok::<_, Box<dyn Error + Send + Sync>>(cx.root(cx.allocate(empty())?)?))?,
+            );
+        }
+        mutator.run(|cx| put(cx, &buckets, number as usize, number, payload, &mut random))?;
+    }
+    Ok(buckets)
+}
+
+/// Puts a new node into a place. It leads to nodes elsewhere, where there are some.
+fn put(
+    cx: &Context<'_, '_>,
+    buckets: &Buckets<'_>,
+    place: usize,
+    number: u64,
+    payload: usize,
+    random: &mut Random,
+) -> Outcome<()> {
+    let node = cx.allocate(Node {
+        edges: std::array::from_fn(|_| Edge::null()),
+        payload: Edge::null(),
+        number,
+        mark: mark_of(number),
+    })?;
+    if payload > 0 {
+        node.payload.set(cx, Some(cx.allocate_array(payload, |_| number)?));
+    }
+    for edge in &node.edges {
+        let other = random.below(buckets.len() * BUCKET);
+        edge.set(cx, node_at(cx, buckets, other));
+    }
+    let bucket = buckets[place / BUCKET].get(cx);
+    bucket.places[place % BUCKET].set(cx, Some(node));
+    Ok(())
+}
+
+fn node_at<'g>(cx: &Context<'g, '_>, buckets: &Buckets<'_>, place: usize) -> Option<Gc<'g, Node>> {
+    buckets[place / BUCKET].get(cx).get().places[place % BUCKET].get(cx)
+}
+
+/// One thread's part of the changes.
+fn change(
+    heap: &Heap,
+    buckets: &Buckets<'_>,
+    payload: usize,
+    seed: u64,
+    stop: &AtomicBool,
+    numbers: &AtomicU64,
+) -> Outcome<Seen> {
+    let mut mutator = heap.enter()?;
+    let (mut random, mut seen) = (Random::new(seed), Seen::default());
+    let places = buckets.len() * BUCKET;
+    while !stop.load(Ordering::Relaxed) {
+        let at = Instant::now();
+        mutator.safepoint();
+        seen.wait(at.elapsed());
+        mutator.run(|cx| {
+            for _ in 0..BATCH {
+                let place = random.below(places);
+                let Some(old) = node_at(cx, buckets, place) else { continue };
+                seen.looks += look(cx, old)?;
+                old.edges.iter().for_each(|edge| edge.set(cx, None));
+                put(cx, buckets, place, numbers.fetch_add(1, Ordering::Relaxed), payload, &mut random)?;
+                seen.operations += 1;
+            }
+            Ok::<_, Box<dyn Error + Send + Sync>>(())
+        })?;
+    }
+    Ok(seen)
+}
+
+/// Checks a node and those that it leads to.
+fn look<'g>(cx: &Context<'g, '_>, node: Gc<'g, Node>) -> Outcome<u64> {
+    let mut looks = 0;
+    for node in node.edges.iter().filter_map(|edge| edge.get(cx)).chain([node]) {
+        let payload = node.payload.get(cx);
+        let wrong = payload.is_some_and(|payload| payload.items().last() != Some(&node.number));
+        if node.mark != mark_of(node.number) || wrong {
+            return Err(format!("node {} carries the wrong mark {:#x}", node.number, node.mark).into());
+        }
+        looks += 1;
+    }
+    Ok(looks)
+}
+
+impl Seen {
+    fn wait(&mut self, time: Duration) {
+        self.longest = self.longest.max(time);
+        let bin = time.as_micros().checked_ilog2().map_or(0, |power| power as usize + 1);
+        self.waits[bin.min(self.waits.len() - 1)] += 1;
+    }
+
+    fn with(mut self, other: Seen) -> Seen {
+        self.operations += other.operations;
+        self.looks += other.looks;
+        self.longest = self.longest.max(other.longest);
+        self.waits.iter_mut().zip(other.waits).for_each(|(sum, count)| *sum += count);
+        self
+    }
+}
+
+fn print(
+    options: &Options,
+    seen: &Seen,
+    seconds: f64,
+    statistics: &spanheap::collect::Statistics,
+    cycles: u64,
+) {
+    if options.json {
+        let waits: Vec<_> = seen.waits.iter().enumerate().filter(|(_, count)| **count > 0).collect();
+        let text = json!({
+            "seconds": seconds, "operations": seen.operations, "looks": seen.looks, "collections": cycles,
+            "live_bytes": statistics.live.0, "longest_pause_ns": statistics.longest_pause.0,
+            "longest_wait_ns": seen.longest.as_nanos() as u64, "waits_by_power_of_two_us": waits,
+            "mark_cpu_ns": statistics.mark_cpu.0, "marked_bytes": statistics.marked.0,
+        });
+        println!("{text:#}");
+        return;
+    }
+    let rate = seen.operations as f64 / seconds;
+    println!(
+        "{} operations on {} threads, {rate:.0} a second; {} looks",
+        seen.operations, options.threads, seen.looks
+    );
+    println!(
+        "{cycles} collections, {} live, longest pause {}",
+        human(statistics.live.0 as i128),
+        time(statistics.longest_pause.0)
+    );
+    println!("waits at safepoints:");
+    for (bin, count) in seen.waits.iter().enumerate().filter(|(_, count)| **count > 0) {
+        println!("  below {:>10}  {count}", time(1000 << bin));
+    }
+    println!("  longest    {:>10}", time(seen.longest.as_nanos() as u64));
+}
+
+/// A time for people.
+fn time(nanoseconds: u64) -> String {
+    match nanoseconds {
+        0..1_000 => format!("{nanoseconds} ns"),
+        1_000..1_000_000 => format!("{:.1} µs", nanoseconds as f64 / 1e3),
+        1_000_000..1_000_000_000 => format!("{:.1} ms", nanoseconds as f64 / 1e6),
+        _ => format!("{:.2} s", nanoseconds as f64 / 1e9),
+    }
+}

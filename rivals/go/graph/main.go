@@ -1,0 +1,135 @@
+// The graph of `spanheap demo graph` in Go: places for nodes, each with three edges and a payload, replaced at random.
+// The arguments are the number of nodes, the bytes that live, the goroutines and the seconds.
+package main
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"runtime"
+	"runtime/debug"
+	"runtime/metrics"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	bucketSize = 500
+	batch      = 16
+	nodeBytes  = 48
+)
+
+type node struct {
+	edges        [3]atomic.Pointer[node]
+	payload      []uint64
+	number, mark uint64
+}
+
+type bucket struct {
+	places [bucketSize]atomic.Pointer[node]
+}
+
+func markOf(number uint64) uint64 {
+	n := number * 0x9E3779B97F4A7C15
+	return n<<29 | n>>35
+}
+
+func put(buckets []*bucket, place int, number uint64, payload int, random *rand.Rand) {
+	n := &node{number: number, mark: markOf(number)}
+	if payload > 0 {
+		n.payload = make([]uint64, payload)
+		for i := range n.payload {
+			n.payload[i] = number
+		}
+	}
+	for i := range n.edges {
+		other := random.IntN(len(buckets) * bucketSize)
+		n.edges[i].Store(buckets[other/bucketSize].places[other%bucketSize].Load())
+	}
+	buckets[place/bucketSize].places[place%bucketSize].Store(n)
+}
+
+func check(n *node) {
+	if n.mark != markOf(n.number) || len(n.payload) > 0 && n.payload[len(n.payload)-1] != n.number {
+		panic("a node carries the wrong mark")
+	}
+}
+
+func number(at, otherwise int) int {
+	if len(os.Args) > at {
+		if n, err := strconv.Atoi(os.Args[at]); err == nil {
+			return n
+		}
+	}
+	return otherwise
+}
+
+func main() {
+	objects, live := number(1, 1000000), number(2, 100<<20)
+	threads, seconds := max(number(3, 1), 1), number(4, 10)
+	payload := max(live/objects-nodeBytes, 0) / 8
+	random := rand.New(rand.NewPCG(7, 7))
+	var buckets []*bucket
+	for i := range objects {
+		if i%bucketSize == 0 {
+			buckets = append(buckets, &bucket{})
+		}
+		put(buckets, i, uint64(i), payload, random)
+	}
+	var stop atomic.Bool
+	var numbers, operations atomic.Uint64
+	numbers.Store(uint64(objects))
+	var before debug.GCStats
+	debug.ReadGCStats(&before)
+	began := time.Now()
+	var all sync.WaitGroup
+	for at := range threads {
+		all.Add(1)
+		go func() {
+			defer all.Done()
+			random := rand.New(rand.NewPCG(uint64(at)+1, 1))
+			for !stop.Load() {
+				for range batch {
+					place := random.IntN(len(buckets) * bucketSize)
+					old := buckets[place/bucketSize].places[place%bucketSize].Load()
+					if old == nil {
+						continue
+					}
+					for i := range old.edges {
+						if to := old.edges[i].Load(); to != nil {
+							check(to)
+						}
+					}
+					check(old)
+					for i := range old.edges {
+						old.edges[i].Store(nil)
+					}
+					put(buckets, place, numbers.Add(1), payload, random)
+				}
+				operations.Add(batch)
+			}
+		}()
+	}
+	time.Sleep(time.Duration(seconds) * time.Second)
+	stop.Store(true)
+	all.Wait()
+	elapsed := time.Since(began).Seconds()
+	var stats debug.GCStats
+	debug.ReadGCStats(&stats)
+	longest := time.Duration(0)
+	for i := range min(int(stats.NumGC-before.NumGC), len(stats.Pause)) {
+		longest = max(longest, stats.Pause[i])
+	}
+	cpu := []metrics.Sample{
+		{Name: "/cpu/classes/gc/mark/dedicated:cpu-seconds"}, {Name: "/cpu/classes/gc/mark/assist:cpu-seconds"},
+		{Name: "/cpu/classes/gc/mark/idle:cpu-seconds"}, {Name: "/gc/heap/live:bytes"},
+	}
+	metrics.Read(cpu)
+	marking := cpu[0].Value.Float64() + cpu[1].Value.Float64() + cpu[2].Value.Float64()
+	fmt.Printf("operations_per_second %.0f collections %d longest_pause_ns %d mark_cpu_seconds %.3f live_bytes %d all_collections %d procs %d\n",
+		float64(operations.Load())/elapsed, stats.NumGC-before.NumGC, longest.Nanoseconds(), marking, cpu[3].Value.Uint64(),
+		stats.NumGC, runtime.GOMAXPROCS(0))
+	runtime.KeepAlive(buckets)
+}

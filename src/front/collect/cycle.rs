@@ -1,0 +1,361 @@
+//! The cycle: from one collection to the next, driven by one thread.
+//!
+//! ```text
+//!   sweep      finish what the last cycle left                                       everybody runs
+//!   begin      stop the world; barriers on, caches black; roots become jobs          a pause
+//!   mark       drain; helpers and assisting mutators do the same                     everybody runs
+//!   ask        each mutator hands over what its barrier noted, at a safepoint        everybody runs
+//!   end        stop the world, ask again; if something came of it: back to `mark`    a pause
+//!              else settle attachments, flush caches, turn over to sweeping
+//!   sweep      chunk by chunk, also by those who allocate                            everybody runs
+//! ```
+//!
+//! The pauses have work in proportion to the threads, not to the heap.
+//!
+//! # Safety
+//! The world stands still where a comment says so: nobody is running, and nobody comes in.
+
+use super::member::Member;
+use super::{CollectError, Collection};
+use crate::base::sync::{AtomicU64, Backoff, Ordering};
+use crate::base::{Broken, Bytes, Exhausted};
+use crate::front::core::HeapCore;
+use crate::front::heap::Heap;
+use crate::gc::world::{Answer, HAND_OVER};
+use crate::gc::{Progress, RootRange, Source, Unmarked, Verifier, Worker};
+use crate::object::NoAttachments;
+use crate::os::Nanoseconds;
+use crate::stats::Figures;
+
+/// How the collector works.
+#[derive(Clone, Copy, Debug)]
+pub struct CollectConfig {
+    /// How much may be allocated before the next collection ends, in percent of what was live after the last one. `None`
+    /// collects only when asked, or at the memory limit.
+    pub percent: Option<u32>,
+    /// Bytes of objects below which no collection begins by itself.
+    pub least: Bytes,
+    /// Threads that mark beside the mutators; 0 leaves all work to the threads that allocate or ask.
+    pub workers: u32,
+    /// Collects at every so many slow allocations: to find faults.
+    pub stress: Option<u32>,
+    /// Marks a second time in another way at the end of each cycle, and stops at the first difference: to find faults.
+    pub verify: bool,
+    /// Overwrites dead objects: to find faults.
+    pub poison: bool,
+    /// Writes a line for each cycle to standard error.
+    pub trace: bool,
+}
+
+impl Default for CollectConfig {
+    fn default() -> CollectConfig {
+        CollectConfig {
+            percent: Some(100),
+            least: Bytes::mib(4),
+            workers: 1,
+            stress: None,
+            verify: false,
+            poison: false,
+            trace: false,
+        }
+    }
+}
+
+/// What the collector has done so far.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Statistics {
+    /// Cycles that have ended.
+    pub cycles: u64,
+    /// Bytes of objects that were reached in the last cycle.
+    pub live: Bytes,
+    /// The longest time that the world stood still.
+    pub longest_pause: Nanoseconds,
+    /// All such times together.
+    pub pauses: Nanoseconds,
+    /// Processor time of the threads that mark, while marking.
+    pub mark_cpu: Nanoseconds,
+    /// Bytes of objects that were marked, in all cycles.
+    pub marked: Bytes,
+}
+
+/// What the driver has: guarded by the lock of the cycle.
+pub(super) struct Cycle {
+    worker: Worker,
+}
+
+/// What everyone reads, and those who allocate write.
+pub(super) struct Pacing {
+    /// Bytes of live objects at which the next cycle begins.
+    pub(super) trigger: AtomicU64,
+    /// The bits of a fraction: bytes to scan for a byte that is allocated.
+    assist: AtomicU64,
+    /// Cycles that have begun.
+    begun: AtomicU64,
+}
+
+impl Cycle {
+    pub(super) fn new() -> Cycle {
+        Cycle { worker: Worker::new() }
+    }
+}
+
+impl Pacing {
+    pub(super) fn new(config: CollectConfig) -> Pacing {
+        let zero = || AtomicU64::new(0);
+        let trigger = AtomicU64::new(config.percent.map_or(u64::MAX, |_| config.least.0 as u64));
+        Pacing { trigger, assist: zero(), begun: zero() }
+    }
+
+    /// Sets the next trigger, now that so many bytes are live.
+    fn settle(&self, config: &CollectConfig, live: Bytes) {
+        let Some(percent) = config.percent else { return };
+        let live = live.0 as u64;
+        let goal = (live + live / 100 * u64::from(percent)).max(config.least.0 as u64);
+        let runway = (goal - live) / 100 * 30;
+        self.trigger.store(goal - runway, Ordering::Relaxed);
+        self.assist.store((live as f64 / runway.max(1) as f64).to_bits(), Ordering::Relaxed);
+    }
+
+    /// Bytes to scan for a byte that is allocated.
+    pub(super) fn assist_ratio(&self) -> f64 {
+        f64::from_bits(self.assist.load(Ordering::Relaxed))
+    }
+}
+
+impl Collection {
+    /// Makes a whole collection that begins after this call did. The calling thread is not running.
+    pub(super) fn collect_now(&self, heap: &Heap) -> Result<(), CollectError> {
+        let wanted = self.pacing.begun.load(Ordering::SeqCst) + 1;
+        let mut cycle = self.cycle.lock();
+        if self.pacing.begun.load(Ordering::SeqCst) < wanted {
+            self.run_cycle(heap, &mut cycle);
+        }
+        self.sweep_all(heap);
+        Ok(())
+    }
+
+    /// Makes a collection if it is still time for one. The calling thread is not running.
+    pub(super) fn collect_if_due(&self, heap: &Heap) {
+        let mut cycle = self.cycle.lock();
+        if self.pacing.trigger.load(Ordering::Relaxed) == u64::MAX {
+            self.run_cycle(heap, &mut cycle);
+            self.sweep_all(heap);
+        }
+    }
+
+    /// One cycle, up to the sweeping.
+    fn run_cycle(&self, heap: &Heap, cycle: &mut Cycle) {
+        self.sweep_all(heap);
+        self.begin(heap);
+        self.scan_root_cells(heap, cycle);
+        let progress = loop {
+            self.background.let_help();
+            self.mark(heap, cycle);
+            if self.ask_all(heap) {
+                continue;
+            }
+            self.background.end_help();
+            if let Some(progress) = self.end(heap) {
+                break progress;
+            }
+        };
+        {
+            let mut statistics = self.statistics.lock();
+            statistics.cycles += 1;
+            statistics.live = Bytes(progress.marked_bytes as usize);
+            statistics.marked += Bytes(progress.marked_bytes as usize);
+        }
+        self.give_dropped_roots();
+        // SAFETY: nobody marks: the next cycle begins after this one, under the same lock.
+        while self.with_work(heap, heap.mutator(), |work| unsafe {
+            self.collector.give_back_buffers(&work.ground, work.spans, 8)
+        }) {}
+    }
+
+    /// Sweeps what is left to sweep, and waits for others who do.
+    fn sweep_all(&self, heap: &Heap) {
+        let mutator = heap.mutator();
+        while self
+            .with_work(heap, mutator, |work| self.objects.sweep_chunk(work, &mut NoAttachments))
+            .is_some()
+        {}
+        let mut backoff = Backoff::new();
+        while !self.objects.is_swept() {
+            backoff.step();
+        }
+    }
+
+    /// The pause at the beginning.
+    fn begin(&self, heap: &Heap) {
+        self.paused(heap, |members| {
+            self.pacing.begun.fetch_add(1, Ordering::SeqCst);
+            self.objects.set_marking(true);
+            self.collector.begin();
+            for member in members {
+                member.set_marking(true);
+                member.credit.set(0);
+                // SAFETY: the world stands still.
+                self.objects.blacken(unsafe { &mut *member.cache() });
+            }
+        });
+    }
+
+    /// Shades what the roots hold.
+    fn scan_root_cells(&self, heap: &Heap, cycle: &mut Cycle) {
+        self.with_marking(heap, heap.mutator(), |marking| {
+            for range in self.roots.committed_ranges() {
+                // SAFETY: the range is committed; what is no root there are small numbers.
+                unsafe { cycle.worker.scan_words(range, Source::Roots, marking) };
+            }
+        });
+    }
+
+    /// Marks until there is no work anywhere.
+    fn mark(&self, heap: &Heap, cycle: &mut Cycle) {
+        self.with_marking(heap, heap.mutator(), |marking| {
+            cycle.worker.drain_with_others(marking, || false);
+        });
+    }
+
+    /// Has every mutator hand over what it noted, while all run. Returns whether work came of it.
+    fn ask_all(&self, heap: &Heap) -> bool {
+        let before = self.collector.brought();
+        let made = self.roster.lock().made;
+        self.members(made).for_each(|member| member.station.ask(HAND_OVER));
+        for member in self.members(made) {
+            if member.station.wait_for(HAND_OVER) == Answer::Held {
+                // SAFETY: the thread is outside and held there.
+                self.with_marking(heap, heap.mutator(), |marking| unsafe { self.empty(member, marking) });
+                member.station.done(HAND_OVER);
+                member.station.let_go();
+            }
+        }
+        self.collector.brought() != before || !self.collector.is_quiet()
+    }
+
+    /// The pause at the end: what marking came to, if it has ended.
+    fn end(&self, heap: &Heap) -> Option<Progress> {
+        self.paused(heap, |members| {
+            self.with_marking(heap, heap.mutator(), |marking| {
+                // SAFETY: the world stands still.
+                members.clone().for_each(|member| unsafe { self.empty(member, marking) });
+            });
+            if !self.collector.is_quiet() {
+                return None;
+            }
+            if self.config.verify {
+                self.verify(heap);
+            }
+            let progress = self.with_work(heap, heap.mutator(), |work| {
+                let progress = self.collector.end(&work.ground);
+                for member in members {
+                    member.set_marking(false);
+                    // SAFETY: the world stands still.
+                    self.objects.flush(unsafe { &mut *member.cache() }, work);
+                }
+                progress
+            });
+            self.objects.set_marking(false);
+            let marked = Bytes(progress.marked_bytes as usize) + self.objects.black();
+            self.objects.begin_sweep(marked);
+            self.pacing.settle(&self.config, marked);
+            Some(progress)
+        })
+    }
+
+    /// Marks a second time in another way, and stops if an object was missed. The world stands still.
+    fn verify(&self, heap: &Heap) {
+        let reached = self.with_work(heap, heap.mutator(), |work| {
+            // SAFETY: the world stands still, marking has ended, and nothing is swept.
+            let mut verifier =
+                unsafe { Verifier::new(work.ground, work.spans, (&self.objects, &self.shapes)) }?;
+            for (start, size) in self.roots.committed_ranges() {
+                let range = RootRange { start, size, bits: core::ptr::null() };
+                // SAFETY: the range is committed.
+                unsafe { verifier.range(&range) }?;
+            }
+            Ok::<_, Exhausted>(verifier.finish())
+        });
+        if let Ok(Err(Unmarked { object, parent })) = reached {
+            panic!("the collector missed {object:?}, which {parent:?} leads to");
+        }
+    }
+
+    /// The members up to a number, which the roster tells.
+    fn members(&self, made: u32) -> Members<'_> {
+        Members { collection: self, next: 0, made }
+    }
+
+    /// Runs `work` while no thread but the calling one can touch objects. If the calling thread is running it
+    /// cannot wait for others who drive the cycle; then nothing is stopped, and `work` is told so.
+    pub(crate) fn while_still<T>(&self, heap: &Heap, work: impl FnOnce(Option<Still<'_>>) -> T) -> T {
+        let mine = heap.mutator();
+        let is_mine = |member: &Member| member.station.is_running() && member.is_of(mine);
+        let made = self.roster.lock().made;
+        let cycle =
+            if self.members(made).any(is_mine) { self.cycle.try_lock() } else { Some(self.cycle.lock()) };
+        let Some(_cycle) = cycle else { return work(None) };
+        let roster = self.roster.lock();
+        let members = self.members(roster.made);
+        let others = members.clone().filter(|member| !is_mine(member)).map(|member| &member.station);
+        self.world.stop(others.clone());
+        let done = work(Some(Still(members)));
+        self.world.go_on(others);
+        done
+    }
+
+    /// Stops the world for `work`, and lets it go on.
+    fn paused<T>(&self, heap: &Heap, work: impl FnOnce(Members<'_>) -> T) -> T {
+        let system = heap.core().system;
+        let roster = self.roster.lock();
+        let members = self.members(roster.made);
+        let began = system.now();
+        self.world.stop(members.clone().map(|member| &member.station));
+        let done = work(members.clone());
+        self.world.go_on(members.map(|member| &member.station));
+        let pause = system.now().0 - began.0;
+        let mut statistics = self.statistics.lock();
+        statistics.longest_pause.0 = statistics.longest_pause.0.max(pause);
+        statistics.pauses.0 += pause;
+        done
+    }
+}
+
+/// The members of a world that stands still.
+#[derive(Clone)]
+struct Members<'a> {
+    collection: &'a Collection,
+    next: u32,
+    made: u32,
+}
+
+impl<'a> Iterator for Members<'a> {
+    type Item = &'a Member;
+
+    fn next(&mut self) -> Option<&'a Member> {
+        let at = self.next;
+        self.next += 1;
+        (at < self.made).then(|| self.collection.member(at))
+    }
+}
+
+/// A collection that nobody changes just now.
+pub(crate) struct Still<'a>(Members<'a>);
+
+impl Still<'_> {
+    /// Proves the invariants of objects and of the collector.
+    ///
+    /// # Errors
+    /// The first one that does not hold.
+    ///
+    /// # Safety
+    /// The figures were read since the world stood still.
+    pub(crate) unsafe fn check(&self, core: &HeapCore, figures: &Figures) -> Result<(), Broken> {
+        let collection = self.0.collection;
+        // SAFETY: nobody is running, and nobody drives the cycle.
+        let caches = self.0.clone().map(|member| unsafe { &*member.cache() });
+        // SAFETY: as above; the caller's promise.
+        unsafe { collection.objects.check(&core.pages, figures, caches) }?;
+        collection.collector.check(&core.pages)
+    }
+}

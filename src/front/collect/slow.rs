@@ -1,0 +1,178 @@
+//! What allocation does when a cache has nothing left: helps to mark and to sweep, and gets more.
+//!
+//! # Safety
+//! The member is the calling thread's, which is running: its cache and worker are its own.
+
+use super::Collection;
+use super::member::Member;
+use super::mutator::Plan;
+use crate::base::sync::Ordering;
+use crate::base::{Address, Bytes, Exhausted, PAGE_SIZE, PageId, Scarce, purpose};
+use crate::front::heap::Heap;
+use crate::gc::world::CYCLE;
+use crate::object::{NoAttachments, ShapeId, SpanClass, SpanKind, Take};
+use core::ptr::NonNull;
+
+/// Chunks that are swept, at most, before a fresh span is taken.
+const CHUNKS: usize = 8;
+
+impl Collection {
+    /// The slow path of allocation.
+    ///
+    /// # Errors
+    /// [`Exhausted`], when a limit or the system stands in the way.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn allocate_slow(
+        &self,
+        heap: &Heap,
+        member: &Member,
+        plan: Plan,
+        size: usize,
+    ) -> Result<NonNull<u8>, Exhausted> {
+        let pointer = if plan.code == SpanClass::NONE {
+            self.pace(heap, member, Bytes(size));
+            self.allocate_large(heap, member, plan.shape, size)?
+        } else {
+            self.pace(heap, member, Bytes(PAGE_SIZE));
+            self.refill(heap, member, plan.code)?
+        };
+        let object = NonNull::new(pointer).expect("a cache that was filled has something to give");
+        if plan.mask != 0 {
+            self.set_map(object, plan);
+        }
+        Ok(object)
+    }
+
+    /// Says where the references of a fresh object are.
+    #[inline]
+    pub(super) fn set_map(&self, object: NonNull<u8>, plan: Plan) {
+        let offset = object.as_ptr().addr() - self.objects.base().0;
+        let map =
+            self.objects.page_map(PageId(offset / PAGE_SIZE)).expect("pages of mapped objects have maps");
+        map.set(offset % PAGE_SIZE / 8, plan.code.row().size as usize / 8, plan.mask);
+    }
+
+    /// Whether the collector looks at a word: the long way.
+    #[cold]
+    pub(super) fn is_traced(&self, word: Address) -> bool {
+        self.objects.find(word).is_some_and(|object| match object.kind {
+            SpanKind::Plain | SpanKind::Headed => false,
+            SpanKind::Words => true,
+            SpanKind::Mapped => {
+                let offset = word.0 - self.objects.base().0;
+                let map = self.objects.page_map(PageId(offset / PAGE_SIZE));
+                map.is_some_and(|map| map.get(offset % PAGE_SIZE / 8, 1) == 1)
+            }
+        })
+    }
+
+    fn refill(&self, heap: &Heap, member: &Member, code: SpanClass) -> Result<*mut u8, Exhausted> {
+        // SAFETY: the file's head.
+        let cache = unsafe { &mut *member.cache() };
+        let mutator = member.mutator();
+        let mut chunks = 0;
+        loop {
+            let taken = self.with_work(heap, mutator, |work| {
+                if chunks < CHUNKS {
+                    self.objects.refill(cache, work, code)
+                } else {
+                    self.objects.refill_fresh(cache, work, code)
+                }
+            });
+            match taken {
+                Ok(Take::Ready) => return Ok(cache.allocate_fast(code)),
+                Ok(Take::Unswept) => {
+                    chunks += 1;
+                    if !self.sweep_some(heap, member) {
+                        chunks = CHUNKS;
+                    }
+                }
+                // What is dead and not swept yet may be all that it takes.
+                Err(_) if self.sweep_some(heap, member) => chunks = 0,
+                Err(exhausted) => return Err(exhausted),
+            }
+        }
+    }
+
+    fn allocate_large(
+        &self,
+        heap: &Heap,
+        member: &Member,
+        shape: ShapeId,
+        size: usize,
+    ) -> Result<*mut u8, Exhausted> {
+        let kind = if shape == ShapeId::PLAIN { SpanKind::Plain } else { SpanKind::Words };
+        let mutator = member.mutator();
+        let wanted = Bytes(size);
+        if size > isize::MAX as usize - PAGE_SIZE {
+            let purpose = heap.core().meters.name(purpose::OBJECTS);
+            return Err(Exhausted { scarce: Scarce::Size, purpose, wanted, limit: Bytes::ZERO });
+        }
+        // Whole dead spans first, so that the heap need not grow for what is free already.
+        let mut pages = wanted.pages_ceil().0;
+        while pages > 0 {
+            let reclaimed =
+                self.with_work(heap, mutator, |work| self.objects.reclaim_chunk(work, &mut NoAttachments));
+            let Some(reclaimed) = reclaimed else { break };
+            pages = pages.saturating_sub(reclaimed.pages.0);
+        }
+        loop {
+            let made = self.with_work(heap, mutator, |work| {
+                self.objects.allocate_large(work, purpose::OBJECTS, wanted, (kind, shape))
+            });
+            match made {
+                Ok(mut large) => {
+                    while self.objects.clear_piece(&mut large) {}
+                    return Ok(self.objects.finish_large(large));
+                }
+                Err(_) if self.sweep_some(heap, member) => {}
+                Err(exhausted) => return Err(exhausted),
+            }
+        }
+    }
+
+    /// Sweeps a chunk. Returns whether there was one.
+    fn sweep_some(&self, heap: &Heap, member: &Member) -> bool {
+        let mutator = member.mutator();
+        self.with_work(heap, mutator, |work| self.objects.sweep_chunk(work, &mut NoAttachments)).is_some()
+    }
+
+    /// What a thread owes the collector for allocating: it asks for a cycle when it is time for one, and marks in
+    /// proportion while one runs.
+    fn pace(&self, heap: &Heap, member: &Member, bytes: Bytes) {
+        if member.is_marking() {
+            let credit = member.credit.get() - bytes.0 as i64;
+            member.credit.set(credit);
+            if credit < 0 {
+                self.assist(heap, member);
+            }
+        } else if self.objects.live().0 as u64 >= self.pacing.trigger.load(Ordering::Relaxed) {
+            self.request(heap, member);
+        }
+    }
+
+    /// Asks for a cycle, once.
+    #[cold]
+    fn request(&self, heap: &Heap, member: &Member) {
+        // Nobody asks again before the next cycle sets another trigger.
+        self.pacing.trigger.store(u64::MAX, Ordering::Relaxed);
+        if !self.want_cycle(heap, self.config.workers) {
+            member.station.ask(CYCLE);
+        }
+    }
+
+    /// Marks until the thread's debt is paid.
+    fn assist(&self, heap: &Heap, member: &Member) {
+        let ratio = self.pacing.assist_ratio();
+        let work = ((-member.credit.get()) as f64 * ratio) as u64;
+        let budget = work.max(64 << 10);
+        self.with_marking(heap, member.mutator(), |marking| {
+            // SAFETY: the file's head.
+            let worker = unsafe { &mut *member.worker() };
+            worker.drain(budget, marking);
+            worker.leave(marking);
+        });
+        member.credit.set(member.credit.get() + (budget as f64 / ratio.max(1e-6)) as i64);
+    }
+}
