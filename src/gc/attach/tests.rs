@@ -5,6 +5,7 @@
 
 use super::{Access, AttachmentTable, Due, Finalizer, Length, MapId, WeakId};
 use crate::base::class::SizeClass;
+use crate::base::random::Random;
 use crate::base::{Address, Bytes, PAGE_SIZE, Pages};
 use crate::gc::{Collector, Drained, Marking, Worker};
 use crate::object::testing::{Bench, Hand};
@@ -452,4 +453,70 @@ fn attachments_are_made_and_used_while_marking() {
     world.collect();
     world.finalize(0);
     world.close();
+}
+
+/// Threads attach to the same objects and detach again; nothing is lost, and nothing is left.
+#[test]
+fn threads_share_objects() {
+    let mut world = World::new();
+    for root in 0..64 {
+        world.allocate(root, 0);
+    }
+    let found: Vec<Object> = (0..64).map(|at| world.found(at)).collect();
+    let (bench, table, maps) = (&world.bench, &world.table, world.maps);
+    let hands: Vec<Hand> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..4)
+            .map(|seed| {
+                let found = &found;
+                scope.spawn(move || {
+                    let mut hand = bench.hand();
+                    let mut work = bench.work(&mut hand);
+                    let mut shade = |_| panic!("nobody marks");
+                    let mut access = Access { objects: &bench.objects, work: &mut work, shade: &mut shade };
+                    let mut random = Random::new(seed);
+                    let mut held = Vec::new();
+                    for _ in 0..3000 {
+                        let object = &found[random.below(found.len())];
+                        match random.below(5) {
+                            0 => {
+                                let id = table.weak(object, Length::Short, &mut access).unwrap();
+                                held.push((id, object.start));
+                            }
+                            1 if !held.is_empty() => {
+                                let (id, start) = held.swap_remove(random.below(held.len()));
+                                assert_eq!(table.upgrade(id, &mut access), Some(start));
+                                table.drop_weak(id);
+                            }
+                            2 => {
+                                table.pin(object, &mut access).unwrap();
+                                assert!(table.unpin(object, &mut access));
+                            }
+                            3 => {
+                                let old = table.insert(maps[0], object, object.start, &mut access).unwrap();
+                                assert!(old.is_none_or(|old| old == object.start));
+                            }
+                            _ => {
+                                let old = table.remove(maps[0], object, &mut access);
+                                assert!(old.is_none_or(|old| old == object.start));
+                            }
+                        }
+                    }
+                    held.into_iter().for_each(|(id, _)| table.drop_weak(id));
+                    hand
+                })
+            })
+            .collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    table.check(&bench.objects, 0).unwrap();
+    maps.into_iter().for_each(|map| table.drop_map(map));
+    assert_eq!(table.records.taken(), 0);
+    bench.flush(&mut world.hand);
+    bench.check([&world.hand, &world.marker].into_iter().chain(&hands));
+    // SAFETY: the test is done with them.
+    unsafe {
+        world.table.destroy();
+        world.collector.destroy();
+        world.shapes.destroy();
+    }
 }
