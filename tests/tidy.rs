@@ -23,7 +23,7 @@ use std::process::Command;
 /// The files that may ship `unsafe`; what only tests do is not listed, but needs its reasons as well.
 #[rustfmt::skip]
 const UNSAFE: &[&str] = &[
-    "cli/src/target.rs",
+    "cli/src/fibers.rs", "cli/src/target.rs",
     "derive/src/lib.rs",
     "examples/service/src/refused.rs",
     "malloc/src/lib.rs", "malloc/src/lifecycle.rs", "malloc/src/statistics.rs",

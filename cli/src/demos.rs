@@ -1,6 +1,6 @@
 //! The arguments of `spanheap demo` and its kinds.
 
-use crate::{demo, graph, size, trees};
+use crate::{demo, fibers, graph, size, trees};
 use clap::{Args, Subcommand};
 use spanheap::Bytes;
 use spanheap::collect::CollectConfig;
@@ -17,7 +17,8 @@ Examples:
   spanheap demo --threads 8 --seconds 10
   spanheap demo --operations 1000000 --json | jq .purposes
   spanheap demo trees --depth 18 --threads 2
-  spanheap demo graph --objects 1000000 --live 100MiB"
+  spanheap demo graph --objects 1000000 --live 100MiB
+  spanheap demo fibers --count 100000"
 )]
 pub(crate) struct DemoArgs {
     #[command(subcommand)]
@@ -42,13 +43,22 @@ struct ChurnArgs {
     json: bool,
 }
 
-/// What the collected heap can show.
+/// What the collected heap can show, and stacks.
 #[derive(Subcommand)]
 enum Kind {
     /// Grow binary trees on the collected heap
     Trees(TreesArgs),
     /// Change a large graph on the collected heap, and show the pauses
     Graph(GraphArgs),
+    /// Make many fibers on guarded stacks, each with blocks of its own, and switch between them
+    Fibers(FibersArgs),
+}
+
+#[derive(Args)]
+struct FibersArgs {
+    /// How many fibers
+    #[arg(long, value_name = "N", default_value = "10000", value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    count: u32,
 }
 
 #[derive(Args)]
@@ -120,6 +130,7 @@ impl DemoArgs {
     /// Shows it. Returns the exit status.
     pub(crate) fn run(&self) -> i32 {
         match &self.kind {
+            Some(Kind::Fibers(args)) => fibers::fibers(args.count as usize),
             None => demo::demo(&self.churn.options()),
             Some(Kind::Trees(args)) => trees::run(&trees::Options {
                 depth: args.depth,

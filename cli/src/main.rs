@@ -6,7 +6,7 @@
 //!   [`signals`] passes signals through);
 //! - [`replay`]: page traces ([`trace`] reads them) against the real page allocator ([`target`]);
 //! - [`watch`]: the heaps of other processes, while they run;
-//! - [`demos`]: [`demo`], a churn of blocks; [`trees`] and a [`graph`] on the collected heap;
+//! - [`demos`]: [`demo`], a churn of blocks; [`fibers`] on guarded stacks; [`trees`] and a [`graph`] on the collected heap;
 //! - [`books`] prints tables of the books, [`size`] reads and writes sizes.
 //!
 //! Results go to standard output; books, warnings and errors go to standard error.
@@ -14,6 +14,7 @@
 mod books;
 mod demo;
 mod demos;
+mod fibers;
 mod graph;
 mod inspect;
 #[cfg(test)]

@@ -51,3 +51,15 @@ fn senseless_options_are_refused() {
         assert_eq!(end(spanheap().arg("demo").args(arguments)).status.code(), Some(2), "{arguments:?}");
     }
 }
+
+#[test]
+fn fibers_are_shown_with_their_stacks() {
+    let ended = end(spanheap().args(["demo", "fibers", "--count", "2000"]));
+    assert_eq!(ended.status.code(), Some(0), "{}", ended.stderr);
+    assert!(ended.stdout.starts_with("2000 fibers, each on 16.0 KiB of guarded stack"), "{}", ended.stdout);
+    for name in ["fibers", "fiber-blocks", "span/fibers"] {
+        assert!(ended.stdout.contains(&format!("\n {name} ")), "{name}: {}", ended.stdout);
+    }
+    assert!(ended.stdout.contains("given back at the end: "), "{}", ended.stdout);
+    assert_eq!(end(spanheap().args(["demo", "fibers", "--count", "0"])).status.code(), Some(2));
+}
