@@ -26,7 +26,7 @@ const UNSAFE: &[&str] = &[
     "cli/src/fibers.rs", "cli/src/target.rs",
     "derive/src/lib.rs",
     "examples/service/src/refused.rs",
-    "malloc/src/lib.rs", "malloc/src/lifecycle.rs", "malloc/src/statistics.rs",
+    "malloc/src/lib.rs", "malloc/src/lifecycle.rs", "malloc/src/statistics.rs", "malloc/src/threads.rs",
     "src/base/rank.rs",
     "src/block/body.rs", "src/block/cache.rs", "src/block/central.rs", "src/block/check.rs", "src/block/large.rs",
     "src/block/portion.rs",
@@ -54,7 +54,7 @@ const UNSAFE: &[&str] = &[
     "src/span/check.rs", "src/span/heap.rs", "src/span/map.rs", "src/span/meter.rs", "src/span/record.rs",
     "src/span/registry.rs", "src/span/release.rs",
     "src/stack/cache.rs", "src/stack/check.rs", "src/stack/look.rs", "src/stack/pool.rs", "src/stack/slab.rs",
-    "integrations/src/coroutines.rs", "integrations/src/wasm.rs", "thread/src/builder.rs", "thread/src/overflow.rs",
+    "integrations/src/bin/stacks.rs", "integrations/src/coroutines.rs", "integrations/src/wasm.rs", "thread/src/builder.rs", "thread/src/overflow.rs",
     "src/stats/ledger.rs", "src/stats/shard.rs", "src/stats/window.rs",
 ];
 

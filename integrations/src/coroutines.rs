@@ -15,9 +15,10 @@ use spanheap::{Bytes, Guard, Heap, StackError, Stacks};
 /// use corosensei::{Coroutine, CoroutineResult};
 /// use spanheap::{Bytes, Config, Heap};
 /// use spanheap_integrations::coroutines::CoroutineStack;
+/// use std::sync::Arc;
 ///
-/// let heap = Heap::new(Config::default())?;
-/// let stack = CoroutineStack::new(heap.declare_stacks("coroutines")?, Bytes::kib(16))?;
+/// let heap = Arc::new(Heap::new(Config::default())?);
+/// let stack = CoroutineStack::new(&heap, heap.declare_stacks("coroutines")?, Bytes::kib(16))?;
 /// let mut coroutine = Coroutine::with_stack(stack, |yielder, input| yielder.suspend(input + 1));
 /// assert_eq!(coroutine.resume(1), CoroutineResult::Yield(2));
 /// assert_eq!(coroutine.resume(3), CoroutineResult::Return(3));
@@ -26,14 +27,15 @@ use spanheap::{Bytes, Guard, Heap, StackError, Stacks};
 #[derive(Debug)]
 pub struct CoroutineStack<H: Deref<Target = Heap>>(spanheap::Stack<H>);
 
-impl<'h> CoroutineStack<&'h Heap> {
-    /// A guarded stack of at least `size` bytes, and of at least what a coroutine needs.
+impl<H: Deref<Target = Heap> + Clone> CoroutineStack<H> {
+    /// A guarded stack of a purpose of this heap's, of at least `size` bytes, and of at least what a coroutine needs. A
+    /// coroutine borrows nothing, so the handle to the heap is an `Arc<Heap>`, or leads to a heap that is never dropped.
     ///
     /// # Errors
     /// [`StackError`], when a limit or the system stands in the way.
-    pub fn new(stacks: Stacks<'h>, size: Bytes) -> Result<CoroutineStack<&'h Heap>, StackError> {
+    pub fn new(heap: &H, stacks: Stacks<'_>, size: Bytes) -> Result<CoroutineStack<H>, StackError> {
         let least = Bytes(corosensei::stack::MIN_STACK_SIZE);
-        stacks.allocate(size.max(least), Guard::Yes).map(CoroutineStack)
+        spanheap::Stack::allocate(heap.clone(), stacks.id(), size.max(least), Guard::Yes).map(CoroutineStack)
     }
 }
 

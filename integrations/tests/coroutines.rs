@@ -4,6 +4,7 @@ use corosensei::{Coroutine, CoroutineResult};
 use spanheap::{Bytes, Config, Heap};
 use spanheap_integrations::coroutines::CoroutineStack;
 use std::hint::black_box;
+use std::sync::Arc;
 
 const COUNT: usize = 100_000;
 
@@ -15,11 +16,11 @@ fn deep(depth: usize, seed: usize) -> usize {
 
 #[test]
 fn a_hundred_thousand_coroutines() {
-    let heap = Heap::new(Config::default()).unwrap();
+    let heap = Arc::new(Heap::new(Config::default()).unwrap());
     let fibers = heap.declare_stacks("coroutines").unwrap();
     let mut all: Vec<_> = (0..COUNT)
         .map(|number| {
-            let stack = CoroutineStack::new(fibers, Bytes::kib(16)).unwrap();
+            let stack = CoroutineStack::new(&heap, fibers, Bytes::kib(16)).unwrap();
             Coroutine::with_stack(stack, move |yielder, mut input: usize| {
                 for _ in 0..2 {
                     assert_eq!(deep(10, number), (0..=10).map(|i| number + i).sum::<usize>());
@@ -57,11 +58,12 @@ fn a_hundred_thousand_coroutines() {
 
 #[test]
 fn coroutines_end_on_other_threads() {
-    let heap = Heap::new(Config::default()).unwrap();
+    let heap = Arc::new(Heap::new(Config::default()).unwrap());
     let fibers = heap.stacks();
     std::thread::scope(|scope| {
         for _ in 0..4 {
-            let all: Vec<_> = (0..500).map(|_| CoroutineStack::new(fibers, Bytes::kib(8)).unwrap()).collect();
+            let all: Vec<_> =
+                (0..500).map(|_| CoroutineStack::new(&heap, fibers, Bytes::kib(8)).unwrap()).collect();
             scope.spawn(move || {
                 for stack in all {
                     let mut coroutine = Coroutine::<(), (), usize, _>::with_stack(stack, |_, ()| deep(3, 5));

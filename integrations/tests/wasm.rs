@@ -26,7 +26,7 @@ fn engine(heap: &Arc<Heap>) -> Engine {
 }
 
 /// Returns its argument when it is asked for the second time.
-fn wait(_: Caller<'_, ()>, (n,): (i32,)) -> Box<dyn Future<Output = i32> + Send> {
+fn wait<'a>(_: Caller<'a, ()>, (n,): (i32,)) -> Box<dyn Future<Output = i32> + Send + 'a> {
     let mut asked = false;
     Box::new(poll_fn(
         move |_| if std::mem::replace(&mut asked, true) { Poll::Ready(n) } else { Poll::Pending },

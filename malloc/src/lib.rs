@@ -17,6 +17,8 @@
 
 mod lifecycle;
 pub mod statistics;
+#[cfg(target_arch = "x86_64")]
+pub mod threads;
 
 use core::ffi::{c_int, c_void};
 use core::ptr;

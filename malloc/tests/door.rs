@@ -101,6 +101,7 @@ same_with_and_without! {
     many_threads: "many_threads.c";
     orphans: "orphans.c";
     small_stack: "small_stack.c";
+    thread_stacks_off: "thread_stacks.c";
     main_ends: "main_ends.c";
     exit_busy: "exit_busy.c";
     fork_single: "fork.c" "single";
@@ -253,6 +254,30 @@ fn limit_from_the_environment() {
         assert_eq!(ran.stderr, "", "{what}");
         ran.done();
     }
+}
+
+/// Threads of every sort, on stacks of the heap.
+#[test]
+fn thread_stacks_on() {
+    let Some(door) = door() else { return };
+    let program = compiled("thread_stacks.c");
+    let plain = Run::new(&program).run().succeeded("thread_stacks, without the door");
+    for _ in 0..3 {
+        let run = Run::new(&program).through(door).env("SPANHEAP_CONF", "thread_stacks:on");
+        let ran = run.run().succeeded("thread_stacks:on");
+        same("thread_stacks:on", &plain, &ran);
+        let of_threads = |books: &serde_json::Value| {
+            let metric = |what| books["metrics"][format!("/stacks/threads/{what}")].as_i64();
+            (metric("allocs:stacks").unwrap_or(0), metric("frees:stacks").unwrap_or(0))
+        };
+        if door.is_ours() {
+            let (made, freed) = ran.books.values().map(of_threads).max().expect("the program kept books");
+            // All but those with stacks of their own or large guards; the last detached ones may not be gone yet.
+            assert!(made > 1_500 && freed > made - 100, "{made} stacks were handed out, {freed} came back");
+        }
+        ran.kept_books("thread_stacks:on", door).done();
+    }
+    plain.done();
 }
 
 /// Runs a program that is known to work with `variable` set to `value`, and

@@ -29,6 +29,8 @@ pub struct Config {
     pub misuse: OnMisuse,
     /// Whether free memory goes back to the system by itself.
     pub scavenger: Scavenger,
+    /// Whether the C door lets threads run on stacks of the heap, where the program brings none of its own.
+    pub thread_stacks: bool,
     /// What to say on standard error.
     pub log: Log,
 }
@@ -94,7 +96,7 @@ pub const LEAST_RESERVE: Bytes = Bytes::mib(64);
 
 const KEYS: &str = "keys: reserve:SIZE, limit:SIZE|auto|off, misuse:abort|report, \
                     scavenger:off|on|eager, log:off|limits, profile:SIZE|on|off, profile_file:PATH, \
-                    page:on|off";
+                    page:on|off, thread_stacks:on|off";
 const SIZES: &str = "a size: a number and B, KiB, MiB, GiB or TiB";
 const LIMITS: &str = "a limit: a number and B, KiB, MiB, GiB or TiB, or auto, or off";
 
@@ -111,6 +113,7 @@ impl Config {
             misuse: OnMisuse::Abort,
             scavenger: Scavenger::On,
             log: Log::Off,
+            thread_stacks: false,
         }
     }
 
@@ -157,6 +160,9 @@ impl Config {
             ("log", "off") => self.log = Log::Off,
             ("log", "limits") => self.log = Log::Limits,
             ("log", _) => return Err("log:off or log:limits"),
+            ("thread_stacks", "on") => self.thread_stacks = true,
+            ("thread_stacks", "off") => self.thread_stacks = false,
+            ("thread_stacks", _) => return Err("thread_stacks:on or thread_stacks:off"),
             ("scavenger", "off") => self.scavenger = Scavenger::Off,
             ("scavenger", "on") => self.scavenger = Scavenger::On,
             ("scavenger", "eager") => self.scavenger = Scavenger::Eager,

@@ -45,6 +45,8 @@ struct Process {
     configured: AtomicBool,
     /// Whether misuse is only reported.
     reports_only: AtomicBool,
+    /// Whether the C door gives threads stacks of the heap.
+    thread_stacks: AtomicBool,
     making: Lock<()>,
     heap: UnsafeCell<MaybeUninit<Heap>>,
 }
@@ -56,6 +58,7 @@ static PROCESS: Process = Process {
     state: AtomicU8::new(0),
     configured: AtomicBool::new(false),
     reports_only: AtomicBool::new(false),
+    thread_stacks: AtomicBool::new(false),
     making: Lock::new(Rank::Heaps, ()),
     heap: UnsafeCell::new(MaybeUninit::uninit()),
 };
@@ -88,6 +91,11 @@ pub(crate) fn existing() -> Option<&'static Heap> {
     (PROCESS.state.load(Ordering::Acquire) == 1).then(|| unsafe { (*PROCESS.heap.get()).assume_init_ref() })
 }
 
+/// Whether the configuration wants threads on stacks of the heap.
+pub fn wants_thread_stacks() -> bool {
+    PROCESS.thread_stacks.load(Ordering::Relaxed)
+}
+
 #[cold]
 fn make() {
     make_with(environment::read);
@@ -107,6 +115,7 @@ pub fn provide_environment<'a>(entries: impl Iterator<Item = &'a CStr> + Clone) 
     let mut config = Config::new();
     environment::read_entries(&mut config, entries);
     PROCESS.reports_only.store(config.misuse == OnMisuse::Report, Ordering::Relaxed);
+    PROCESS.thread_stacks.store(config.thread_stacks, Ordering::Relaxed);
     if let Some(heap) = existing() {
         heap.set_limit(config.limit);
         heap.set_scavenger(config.scavenger);
@@ -125,6 +134,7 @@ fn make_with(configure: impl FnOnce(&mut Config) -> bool) {
     let mut config = Config::new();
     PROCESS.configured.store(configure(&mut config), Ordering::Relaxed);
     PROCESS.reports_only.store(config.misuse == OnMisuse::Report, Ordering::Relaxed);
+    PROCESS.thread_stacks.store(config.thread_stacks, Ordering::Relaxed);
     match Heap::for_process(config) {
         Ok(heap) => {
             // SAFETY: the lock is held and nobody reads before the state says so.

@@ -15,7 +15,7 @@ use crate::front::heap::Heap;
 use crate::front::{process, threads};
 use crate::os::SystemError;
 use crate::span::{Meter, Release};
-use crate::stack::{Activity, Guard, StackError, StackId, StackView};
+use crate::stack::{Activity, Guard, Phase, StackError, StackId, StackView};
 use core::fmt::{self, Write};
 use core::mem::ManuallyDrop;
 use core::ops::Deref;
@@ -316,6 +316,15 @@ impl Heap {
     /// was. For the handler of a signal: takes no lock and allocates nothing.
     pub fn describe_overflow(&self, address: Address, out: &mut impl Write) -> bool {
         describe(self.core(), address, out)
+    }
+
+    /// The [word](Stack::word) that the holder of the stack which an address belongs to has set; none if it is zero, and
+    /// where no stack in use is.
+    pub fn holders_word(&self, address: Address) -> Option<usize> {
+        let core = self.core();
+        let (view, _) = core.stacks.find(&core.pages, address)?;
+        let word = core.stacks.word(view.id).load(Ordering::Acquire);
+        (view.phase == Phase::InUse && word != 0).then_some(word)
     }
 
     /// Every stack whose holder says what runs on it. Takes no lock: stacks that come and go meanwhile may be missing,
