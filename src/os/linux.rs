@@ -200,6 +200,11 @@ pub(super) fn thread_time() -> u64 {
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
+/// Processors that this process may run on.
+pub(super) fn processors() -> usize {
+    rustix::thread::sched_getaffinity(None).map_or(1, |set| set.count().max(1) as usize)
+}
+
 /// 64 bits that nobody can foresee; on a machine that has none yet, bits that hardly anybody can.
 pub(super) fn random() -> u64 {
     let mut bytes = [0u8; 8];

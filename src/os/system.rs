@@ -175,6 +175,14 @@ impl System {
         }
     }
 
+    /// Processors that the process may run on.
+    pub fn processors(self) -> usize {
+        match self {
+            System::Linux => linux::processors(),
+            System::Simulated(_) => 2,
+        }
+    }
+
     /// How this system guards memory.
     pub fn guarding(self) -> Guarding {
         if let System::Simulated(simulated) = self

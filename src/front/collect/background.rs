@@ -19,6 +19,7 @@ use crate::base::sync::{self, AtomicBool, AtomicU32, Backoff, Ordering};
 use crate::base::{Lock, Rank};
 use crate::front::heap::Heap;
 use crate::gc::Worker;
+use crate::gc::pace::IDLE_PERIOD;
 use core::mem::ManuallyDrop;
 use core::ptr::NonNull;
 use std::thread::{Builder, JoinHandle};
@@ -174,7 +175,8 @@ fn drive(heap: &Heap, collection: &Collection) {
     while !collection.is_ending() {
         let wanted = background.wanted.load(Ordering::Acquire);
         if wanted == seen {
-            sync::wait(&background.wanted, wanted);
+            sync::wait_for(&background.wanted, wanted, IDLE_PERIOD);
+            collection.collect_if_idle(heap);
             continue;
         }
         seen = wanted;

@@ -16,11 +16,14 @@
 //! The world stands still where a comment says so: nobody is running, and nobody comes in.
 
 use super::member::Member;
+use super::pacing::Settled;
 use super::{CollectError, Collection};
-use crate::base::sync::{AtomicU64, Backoff, Ordering};
+use crate::base::sync::{Backoff, Ordering};
 use crate::base::{Broken, Bytes, Exhausted};
 use crate::front::core::HeapCore;
+use crate::front::environment;
 use crate::front::heap::Heap;
+use crate::gc::trace::{CycleTrace, Reason};
 use crate::gc::world::{Answer, HAND_OVER};
 use crate::gc::{Progress, RootRange, Source, Unmarked, Verifier, Worker};
 use crate::object::NoAttachments;
@@ -81,54 +84,25 @@ pub struct Statistics {
 /// What the driver has: guarded by the lock of the cycle.
 pub(super) struct Cycle {
     worker: Worker,
-}
-
-/// What everyone reads, and those who allocate write.
-pub(super) struct Pacing {
-    /// Bytes of live objects at which the next cycle begins.
-    pub(super) trigger: AtomicU64,
-    /// The bits of a fraction: bytes to scan for a byte that is allocated.
-    assist: AtomicU64,
-    /// Cycles that have begun.
-    begun: AtomicU64,
+    /// When the last one ended.
+    ended: Nanoseconds,
+    /// Processor time that all of them took, as far as it is known.
+    spent: u64,
 }
 
 impl Cycle {
-    pub(super) fn new() -> Cycle {
-        Cycle { worker: Worker::new() }
-    }
-}
-
-impl Pacing {
-    pub(super) fn new(config: CollectConfig) -> Pacing {
-        let zero = || AtomicU64::new(0);
-        let trigger = AtomicU64::new(config.percent.map_or(u64::MAX, |_| config.least.0 as u64));
-        Pacing { trigger, assist: zero(), begun: zero() }
-    }
-
-    /// Sets the next trigger, now that so many bytes are live.
-    fn settle(&self, config: &CollectConfig, live: Bytes) {
-        let Some(percent) = config.percent else { return };
-        let live = live.0 as u64;
-        let goal = (live + live / 100 * u64::from(percent)).max(config.least.0 as u64);
-        let runway = (goal - live) / 100 * 30;
-        self.trigger.store(goal - runway, Ordering::Relaxed);
-        self.assist.store((live as f64 / runway.max(1) as f64).to_bits(), Ordering::Relaxed);
-    }
-
-    /// Bytes to scan for a byte that is allocated.
-    pub(super) fn assist_ratio(&self) -> f64 {
-        f64::from_bits(self.assist.load(Ordering::Relaxed))
+    pub(super) fn new(now: Nanoseconds) -> Cycle {
+        Cycle { worker: Worker::new(), ended: now, spent: 0 }
     }
 }
 
 impl Collection {
     /// Makes a whole collection that begins after this call did. The calling thread is not running.
     pub(super) fn collect_now(&self, heap: &Heap) -> Result<(), CollectError> {
-        let wanted = self.pacing.begun.load(Ordering::SeqCst) + 1;
+        let wanted = self.begun.load(Ordering::SeqCst) + 1;
         let mut cycle = self.cycle.lock();
-        if self.pacing.begun.load(Ordering::SeqCst) < wanted {
-            self.run_cycle(heap, &mut cycle);
+        if self.begun.load(Ordering::SeqCst) < wanted {
+            self.run_cycle(heap, &mut cycle, Reason::Forced);
         }
         self.sweep_all(heap);
         Ok(())
@@ -137,39 +111,75 @@ impl Collection {
     /// Makes a collection if it is still time for one. The calling thread is not running.
     pub(super) fn collect_if_due(&self, heap: &Heap) {
         let mut cycle = self.cycle.lock();
-        if self.pacing.trigger.load(Ordering::Relaxed) == u64::MAX {
-            self.run_cycle(heap, &mut cycle);
+        if self.pacing.wanted.load(Ordering::Acquire) {
+            self.run_cycle(heap, &mut cycle, Reason::Goal);
+            self.sweep_all(heap);
+        }
+    }
+
+    /// Makes a collection if there was none for long, although objects were allocated since.
+    pub(super) fn collect_if_idle(&self, heap: &Heap) {
+        let mut cycle = self.cycle.lock();
+        let since = Nanoseconds(heap.core().system.now().0.saturating_sub(cycle.ended.0));
+        if self.pacing.is_idle(since) && self.objects.live() > self.statistics.lock().live {
+            self.run_cycle(heap, &mut cycle, Reason::Idle);
             self.sweep_all(heap);
         }
     }
 
     /// One cycle, up to the sweeping.
-    fn run_cycle(&self, heap: &Heap, cycle: &mut Cycle) {
+    fn run_cycle(&self, heap: &Heap, cycle: &mut Cycle, reason: Reason) {
+        let system = heap.core().system;
         self.sweep_all(heap);
-        self.begin(heap);
+        let began = system.now();
+        let first = self.begin(heap);
+        let marking = system.now();
         self.scan_root_cells(heap, cycle);
-        let progress = loop {
+        let (settled, progress, marked, last) = loop {
             self.background.let_help();
             self.mark(heap, cycle);
             if self.ask_all(heap) {
                 continue;
             }
             self.background.end_help();
-            if let Some(progress) = self.end(heap) {
-                break progress;
+            if let (Some((settled, progress, marked)), pause) = self.end(heap, marking) {
+                break (settled, progress, marked, pause);
             }
         };
-        {
+        cycle.ended = system.now();
+        let number = {
             let mut statistics = self.statistics.lock();
             statistics.cycles += 1;
-            statistics.live = Bytes(progress.marked_bytes as usize);
+            statistics.live = marked;
             statistics.marked += Bytes(progress.marked_bytes as usize);
-        }
+            statistics.cycles
+        };
         self.give_dropped_roots();
         // SAFETY: nobody marks: the next cycle begins after this one, under the same lock.
         while self.with_work(heap, heap.mutator(), |work| unsafe {
             self.collector.give_back_buffers(&work.ground, work.spans, 8)
         }) {}
+        if self.config.trace {
+            let mark = cycle.ended.0.saturating_sub(marking.0 + last.0);
+            let spent = first.0 + mark / 4 + last.0 + settled.assist_time;
+            cycle.spent += spent;
+            let alive = cycle.ended.0.saturating_sub(self.made.0).max(1);
+            let line = CycleTrace {
+                cycle: number,
+                at: began.0.saturating_sub(self.made.0),
+                percent: (cycle.spent * 100 / alive).min(100) as u32,
+                clock: [first.0, mark, last.0],
+                marking: [settled.assist_time, mark, 0],
+                heap: [settled.began_with, settled.ended_with, marked.0 as u64],
+                goal: settled.goal,
+                stacks: progress.scanned[Source::Stacks as usize],
+                roots: progress.scanned[Source::Roots as usize],
+                external: self.pacing.external().0 as u64,
+                processors: self.pacing.processors() as u32,
+                reason,
+            };
+            environment::say(format_args!("{line}"));
+        }
     }
 
     /// Sweeps what is left to sweep, and waits for others who do.
@@ -183,12 +193,15 @@ impl Collection {
         while !self.objects.is_swept() {
             backoff.step();
         }
+        self.pacing.commit(heap.core(), &self.objects, &self.config, true);
     }
 
     /// The pause at the beginning.
-    fn begin(&self, heap: &Heap) {
-        self.paused(heap, |members| {
-            self.pacing.begun.fetch_add(1, Ordering::SeqCst);
+    fn begin(&self, heap: &Heap) -> Nanoseconds {
+        let begin = |members: Members<'_>| {
+            self.begun.fetch_add(1, Ordering::SeqCst);
+            let cells: Bytes = self.roots.committed_ranges().map(|(_, size)| size).sum();
+            self.pacing.begin(heap.core(), &self.objects, self.collector.roots.bytes() + cells);
             self.objects.set_marking(true);
             self.collector.begin();
             for member in members {
@@ -197,7 +210,8 @@ impl Collection {
                 // SAFETY: the world stands still.
                 self.objects.blacken(unsafe { &mut *member.cache() });
             }
-        });
+        };
+        self.paused(heap, true, begin).1
     }
 
     /// Shades what the roots hold.
@@ -234,8 +248,8 @@ impl Collection {
     }
 
     /// The pause at the end: what marking came to, if it has ended.
-    fn end(&self, heap: &Heap) -> Option<Progress> {
-        self.paused(heap, |members| {
+    fn end(&self, heap: &Heap, marking: Nanoseconds) -> (Option<(Settled, Progress, Bytes)>, Nanoseconds) {
+        self.paused(heap, false, |members| {
             self.with_marking(heap, heap.mutator(), |marking| {
                 // SAFETY: the world stands still.
                 members.clone().for_each(|member| unsafe { self.empty(member, marking) });
@@ -257,9 +271,12 @@ impl Collection {
             });
             self.objects.set_marking(false);
             let marked = Bytes(progress.marked_bytes as usize) + self.objects.black();
+            let core = heap.core();
+            let duration = Nanoseconds(core.system.now().0.saturating_sub(marking.0));
+            let settled = self.pacing.end(core, &self.objects, &progress, marked, duration);
             self.objects.begin_sweep(marked);
-            self.pacing.settle(&self.config, marked);
-            Some(progress)
+            self.pacing.commit(core, &self.objects, &self.config, false);
+            Some((settled, progress, marked))
         })
     }
 
@@ -304,20 +321,23 @@ impl Collection {
         done
     }
 
-    /// Stops the world for `work`, and lets it go on.
-    fn paused<T>(&self, heap: &Heap, work: impl FnOnce(Members<'_>) -> T) -> T {
+    /// Stops the world for `work`, and lets it go on; also how long that took. Marking is on afterwards, or off.
+    fn paused<T>(&self, heap: &Heap, marking: bool, work: impl FnOnce(Members<'_>) -> T) -> (T, Nanoseconds) {
         let system = heap.core().system;
         let roster = self.roster.lock();
         let members = self.members(roster.made);
         let began = system.now();
         self.world.stop(members.clone().map(|member| &member.station));
+        self.pacing.stop(marking, began);
         let done = work(members.clone());
+        let now = system.now();
+        self.pacing.go_on(now);
         self.world.go_on(members.map(|member| &member.station));
-        let pause = system.now().0 - began.0;
+        let pause = Nanoseconds(now.0 - began.0);
         let mut statistics = self.statistics.lock();
-        statistics.longest_pause.0 = statistics.longest_pause.0.max(pause);
-        statistics.pauses.0 += pause;
-        done
+        statistics.longest_pause.0 = statistics.longest_pause.0.max(pause.0);
+        statistics.pauses.0 += pause.0;
+        (done, pause)
     }
 }
 

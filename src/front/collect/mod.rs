@@ -28,6 +28,7 @@ mod background;
 mod cycle;
 pub mod member;
 pub mod mutator;
+mod pacing;
 pub mod refs;
 pub mod root;
 mod slow;
@@ -44,7 +45,7 @@ pub use trace::{Map, Plain, Trace};
 #[cfg(test)]
 mod tests;
 
-use crate::base::sync::Ordering;
+use crate::base::sync::{AtomicU64, Ordering};
 use crate::base::{Address, Bytes, Exhausted, Guard, Lock, Rank, Scarce, purpose};
 use crate::block::Work;
 use crate::front::core::HeapCore;
@@ -53,7 +54,7 @@ use crate::front::mutator as thread;
 use crate::gc::world::{CYCLE, HAND_OVER, STOP, World};
 use crate::gc::{Collector, Marking};
 use crate::object::{ObjectWork, Objects, Shapes};
-use crate::os::{Pool, System, SystemError, Table};
+use crate::os::{Nanoseconds, Pool, System, SystemError, Table};
 use crate::stats::{Account, Ledger, MetadataKind};
 use core::fmt;
 use core::ptr::NonNull;
@@ -74,7 +75,11 @@ pub(crate) struct Collection {
     pub(super) roster: Lock<Roster>,
     roots: Pool<root::Cell>,
     cycle: Lock<cycle::Cycle>,
-    pacing: cycle::Pacing,
+    pacing: pacing::Pacing,
+    /// Cycles that have begun.
+    begun: AtomicU64,
+    /// When the collection was made.
+    made: Nanoseconds,
     pub(super) config: CollectConfig,
     statistics: Lock<Statistics>,
     background: background::Background,
@@ -205,6 +210,16 @@ impl Heap {
         // SAFETY: whole, and as long-lived as the heap.
         Ok(unsafe { collection.as_ref() })
     }
+
+    /// Says that objects keep so many more bytes alive elsewhere, or fewer: a buffer that a finalizer frees, say. They
+    /// count for the next collection as if they were objects.
+    ///
+    /// # Errors
+    /// [`CollectError`], when there is no collector yet and no memory for one.
+    pub fn add_external_bytes(&self, bytes: isize) -> Result<(), CollectError> {
+        self.collection()?.pacing.add_external(bytes as i64);
+        Ok(())
+    }
 }
 
 impl Collection {
@@ -262,8 +277,10 @@ impl Collection {
             members: members.expect(made),
             roster: Lock::new(Rank::Members, Roster::default()),
             roots: roots.expect(made),
-            cycle: Lock::new(Rank::Cycle, cycle::Cycle::new()),
-            pacing: cycle::Pacing::new(config),
+            cycle: Lock::new(Rank::Cycle, cycle::Cycle::new(core.system.now())),
+            pacing: pacing::Pacing::new(core, &config),
+            begun: AtomicU64::new(0),
+            made: core.system.now(),
             config,
             statistics: Lock::new(Rank::Leaf, Statistics::default()),
             background: background::Background::new(),

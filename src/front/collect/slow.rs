@@ -11,6 +11,7 @@ use crate::base::{Address, Bytes, Exhausted, PAGE_SIZE, PageId, Scarce, purpose}
 use crate::front::heap::Heap;
 use crate::gc::world::CYCLE;
 use crate::object::{NoAttachments, ShapeId, SpanClass, SpanKind, Take};
+use crate::os::Nanoseconds;
 use core::ptr::NonNull;
 
 /// Chunks that are swept, at most, before a fresh span is taken.
@@ -147,7 +148,7 @@ impl Collection {
             if credit < 0 {
                 self.assist(heap, member);
             }
-        } else if self.objects.live().0 as u64 >= self.pacing.trigger.load(Ordering::Relaxed) {
+        } else if self.pacing.is_due(&self.objects) {
             self.request(heap, member);
         }
     }
@@ -155,8 +156,9 @@ impl Collection {
     /// Asks for a cycle, once.
     #[cold]
     fn request(&self, heap: &Heap, member: &Member) {
-        // Nobody asks again before the next cycle sets another trigger.
-        self.pacing.trigger.store(u64::MAX, Ordering::Relaxed);
+        if self.pacing.wanted.swap(true, Ordering::AcqRel) {
+            return;
+        }
         if !self.want_cycle(heap, self.config.workers) {
             member.station.ask(CYCLE);
         }
@@ -164,15 +166,18 @@ impl Collection {
 
     /// Marks until the thread's debt is paid.
     fn assist(&self, heap: &Heap, member: &Member) {
-        let ratio = self.pacing.assist_ratio();
-        let work = ((-member.credit.get()) as f64 * ratio) as u64;
-        let budget = work.max(64 << 10);
+        let Some(assist) = self.pacing.assist() else { return };
+        let system = heap.core().system;
+        let began = system.now();
+        let (work, paid) = assist.work_for(-member.credit.get() as u64);
         self.with_marking(heap, member.mutator(), |marking| {
             // SAFETY: the file's head.
             let worker = unsafe { &mut *member.worker() };
-            worker.drain(budget, marking);
+            worker.drain(work, marking);
             worker.leave(marking);
         });
-        member.credit.set(member.credit.get() + (budget as f64 / ratio.max(1e-6)) as i64);
+        member.credit.set(member.credit.get() + paid as i64);
+        let now = system.now();
+        self.pacing.add_assist(Nanoseconds(now.0 - began.0), now);
     }
 }

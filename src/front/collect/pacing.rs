@@ -1,0 +1,197 @@
+//! What everyone reads to know when to collect and how much to help; the policy itself is [`pace`](crate::gc::pace) and
+//! [`limit`](crate::gc::limit).
+//!
+//! Those who allocate read three words: the trigger, and the two halves of the assist ratio. They are set when a cycle
+//! begins, ends, and is swept. The ratio of one cycle does not change while it marks: what is to be scanned is known well
+//! enough from the last one, and a debt that is paid too late shows in the next trigger.
+
+use super::cycle::CollectConfig;
+use crate::base::sync::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use crate::base::{Bytes, Lock, PurposeId, Rank};
+use crate::front::core::HeapCore;
+use crate::gc::limit::Limiter;
+use crate::gc::pace::{Assist, Cycle, Footprint, Pacer, Progress, Settings, Work};
+use crate::gc::{self, Source};
+use crate::object::Objects;
+use crate::os::Nanoseconds;
+
+/// When to collect and how much to help.
+pub(super) struct Pacing {
+    /// Live bytes at which the next cycle begins.
+    trigger: AtomicU64,
+    /// Whether somebody has asked for a cycle that has not begun.
+    pub(super) wanted: AtomicBool,
+    work_per_byte: AtomicU64,
+    bytes_per_work: AtomicU64,
+    /// Nanoseconds that mutators have helped in this cycle.
+    assist_time: AtomicU64,
+    /// Bytes elsewhere that objects keep alive.
+    external: AtomicI64,
+    /// Whether collecting has had its half of the processors, so that nobody helps for a while.
+    limiting: AtomicBool,
+    policy: Lock<Policy>,
+    processors: usize,
+}
+
+struct Policy {
+    pacer: Pacer,
+    limiter: Limiter,
+    /// Live bytes when marking began.
+    began_with: u64,
+}
+
+/// What a cycle's begin and end were like, in live bytes.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Settled {
+    pub(super) began_with: u64,
+    pub(super) ended_with: u64,
+    pub(super) goal: u64,
+    pub(super) assist_time: u64,
+}
+
+impl Pacing {
+    pub(super) fn new(core: &HeapCore, config: &CollectConfig) -> Pacing {
+        let processors = core.system.processors();
+        let settings = Settings { percent: config.percent, limit: core.pages.limit(), minimum: config.least };
+        let mut pacer = Pacer::new(settings);
+        pacer.commit(0, true);
+        let limiter = Limiter::new(core.system.now().0, processors);
+        let trigger = pacer.trigger(&Footprint::default()).trigger;
+        Pacing {
+            trigger: AtomicU64::new(trigger),
+            wanted: AtomicBool::new(false),
+            work_per_byte: AtomicU64::new(0),
+            bytes_per_work: AtomicU64::new(0),
+            assist_time: AtomicU64::new(0),
+            external: AtomicI64::new(0),
+            limiting: AtomicBool::new(false),
+            policy: Lock::new(Rank::Leaf, Policy { pacer, limiter, began_with: 0 }),
+            processors,
+        }
+    }
+
+    /// What counts for the goal: objects, and what they keep elsewhere.
+    pub(super) fn live(&self, objects: &Objects) -> u64 {
+        objects.live().0 as u64 + self.external().0 as u64
+    }
+
+    pub(super) fn external(&self) -> Bytes {
+        Bytes(self.external.load(Ordering::Relaxed).max(0) as usize)
+    }
+
+    pub(super) fn add_external(&self, bytes: i64) {
+        self.external.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Whether it is time for a cycle.
+    #[inline]
+    pub(super) fn is_due(&self, objects: &Objects) -> bool {
+        self.live(objects) >= self.trigger.load(Ordering::Relaxed)
+    }
+
+    /// Whether nothing was collected for so long that it is time anyway.
+    pub(super) fn is_idle(&self, since: Nanoseconds) -> bool {
+        self.policy.lock().pacer.is_idle(since.0)
+    }
+
+    /// How much help is wanted for what is allocated; `None` if none is just now.
+    pub(super) fn assist(&self) -> Option<Assist> {
+        let [work_per_byte, bytes_per_work] = [&self.work_per_byte, &self.bytes_per_work]
+            .map(|word| f64::from_bits(word.load(Ordering::Relaxed)));
+        (work_per_byte > 0.0 && !self.limiting.load(Ordering::Relaxed))
+            .then_some(Assist { work_per_byte, bytes_per_work })
+    }
+
+    /// Somebody has helped for so long.
+    pub(super) fn add_assist(&self, time: Nanoseconds, now: Nanoseconds) {
+        self.assist_time.fetch_add(time.0, Ordering::Relaxed);
+        if let Some(mut policy) = self.policy.try_lock() {
+            policy.limiter.add_assist(time.0);
+            policy.limiter.update(now.0);
+            self.limiting.store(policy.limiter.is_limiting(), Ordering::Relaxed);
+        }
+    }
+
+    /// The world stops, and marking goes on or is off afterwards.
+    pub(super) fn stop(&self, marking: bool, now: Nanoseconds) {
+        self.policy.lock().limiter.stop(marking, now.0);
+    }
+
+    /// The world goes on.
+    pub(super) fn go_on(&self, now: Nanoseconds) {
+        let mut policy = self.policy.lock();
+        policy.limiter.go_on(now.0);
+        self.limiting.store(policy.limiter.is_limiting(), Ordering::Relaxed);
+    }
+
+    /// A cycle begins; the other roots have so many bytes. The world stands still.
+    pub(super) fn begin(&self, core: &HeapCore, objects: &Objects, roots: Bytes) {
+        let live = self.live(objects);
+        let footprint = self.footprint(core, objects);
+        let mut policy = self.policy.lock();
+        policy.began_with = live;
+        policy.pacer.start(live, 0, roots.0 as u64);
+        let progress = Progress { live, scannable: live, done: Work::default() };
+        let Assist { work_per_byte, bytes_per_work } = policy.pacer.assist(&progress, &footprint);
+        self.work_per_byte.store(work_per_byte.to_bits(), Ordering::Relaxed);
+        self.bytes_per_work.store(bytes_per_work.to_bits(), Ordering::Relaxed);
+        self.wanted.store(false, Ordering::Relaxed);
+    }
+
+    /// A cycle's marking has ended; `live` objects were live just before, and those that are marked have `marked` bytes. The
+    /// world stands still.
+    pub(super) fn end(
+        &self,
+        core: &HeapCore,
+        objects: &Objects,
+        done: &gc::Progress,
+        marked: Bytes,
+        duration: Nanoseconds,
+    ) -> Settled {
+        let footprint = self.footprint(core, objects);
+        let live = self.live(objects);
+        let assist_time = self.assist_time.swap(0, Ordering::Relaxed);
+        let work = |source: Source| done.scanned[source as usize];
+        let done =
+            Work { heap: work(Source::Heap), stacks: work(Source::Stacks), roots: work(Source::Roots) };
+        let mut policy = self.policy.lock();
+        let goal = policy.pacer.goal(&footprint);
+        let cycle = Cycle {
+            progress: Progress { live, scannable: live, done },
+            duration: duration.0,
+            assist_time,
+            idle_time: 0,
+            processors: self.processors,
+            marked: marked.0 as u64 + self.external().0 as u64,
+        };
+        policy.pacer.finish(&cycle, &footprint);
+        self.work_per_byte.store(0, Ordering::Relaxed);
+        Settled { began_with: policy.began_with, ended_with: live, goal, assist_time }
+    }
+
+    /// Sets the next trigger: when sweeping has begun, and when it is complete.
+    pub(super) fn commit(&self, core: &HeapCore, objects: &Objects, config: &CollectConfig, swept: bool) {
+        let footprint = self.footprint(core, objects);
+        let mut policy = self.policy.lock();
+        let live = self.live(objects);
+        let settings = Settings { percent: config.percent, limit: core.pages.limit(), minimum: config.least };
+        policy.pacer.set(settings, live, swept);
+        let trigger = policy.pacer.trigger(&footprint).trigger;
+        self.trigger.store(trigger, Ordering::Relaxed);
+    }
+
+    fn footprint(&self, core: &HeapCore, objects: &Objects) -> Footprint {
+        let external = self.external();
+        let purposes = (0..core.meters.count()).map(|at| core.meters.get(PurposeId(at as u8)).inuse().0);
+        let free = core.pages.page_bytes().0.saturating_sub(purposes.sum());
+        Footprint {
+            used: core.pages.committed() + external,
+            free: Bytes(free),
+            allocated: objects.live() + external,
+        }
+    }
+
+    pub(super) fn processors(&self) -> usize {
+        self.processors
+    }
+}
