@@ -7,6 +7,7 @@
 //! - [`replay`]: page traces ([`trace`] reads them) against the real page allocator ([`target`]);
 //! - [`watch`]: the heaps of other processes, while they run;
 //! - [`demos`]: [`demo`], a churn of blocks; [`fibers`] on guarded stacks; [`trees`] and a [`graph`] on the collected heap;
+//! - [`profile`]: names for the addresses of heap profiles;
 //! - [`books`] prints tables of the books, [`size`] reads and writes sizes.
 //!
 //! Results go to standard output; books, warnings and errors go to standard error.
@@ -20,6 +21,7 @@ mod inspect;
 #[cfg(test)]
 mod model;
 mod preload;
+mod profile;
 mod replay;
 mod run;
 mod signals;
@@ -59,6 +61,7 @@ enum Task {
     Stats(StatsArgs),
     Explain(ExplainArgs),
     Release(ReleaseArgs),
+    Profile(ProfileArgs),
     Replay(ReplayArgs),
     Demo(demos::DemoArgs),
 }
@@ -176,6 +179,34 @@ struct ReleaseArgs {
     heap: HeapArgs,
 }
 
+/// Put names to the addresses of a heap profile, and show who holds most, or write it for `pprof`
+///
+/// A program writes its profile at exit, or when its code says so, with addresses only. The names are looked up here, in
+/// the files that it ran.
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  SPANHEAP_CONF='profile:on,profile_file:heap.%p.pb.gz' spanheap run -- ./server
+  spanheap profile heap.4711.pb.gz                             who holds most
+  spanheap profile --value memory heap.4711.pb.gz              where all resident memory is
+  spanheap profile heap.4711.pb.gz --output named.pb.gz        for go tool pprof -http=: named.pb.gz
+
+Exit status: 0; 1 when the profile cannot be read or written.")]
+struct ProfileArgs {
+    /// The profile
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// Write the profile with its names to FILE instead of printing a table
+    #[arg(long, short, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// What the table is about: inuse_space, inuse_objects, alloc_space, alloc_objects, or memory
+    #[arg(long, value_name = "NAME", default_value = "inuse_space")]
+    value: String,
+    /// Rows of the table
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    rows: usize,
+}
+
 /// Replay page traces against the page allocator, and compare the answers
 ///
 /// Prints for each file how many answers agree, and the first that does not.
@@ -208,6 +239,9 @@ fn main() {
         }
         Task::Explain(args) => watch::show::explain(args.heap.which(), args.json),
         Task::Release(args) => watch::show::release(args.heap.which()),
+        Task::Profile(ProfileArgs { file, output, value, rows }) => {
+            profile::profile(&profile::Options { file, output, value, rows })
+        }
         Task::Env(args) => print_environment(&args.door),
         Task::Replay(args) => replay::replay_files(&args.files),
         Task::Demo(args) => args.run(),

@@ -205,11 +205,12 @@ impl Recorder {
     ) -> Option<u32> {
         let mut calls = [0; DEEPEST];
         let count = self.unwinder.walk(registers, &mut calls, ledger);
+        let calls = self.outside(registers, &calls[..count]);
         let mut frames = [0; DEEPEST];
-        for (frame, &call) in frames.iter_mut().zip(&calls[..count]) {
+        for (frame, &call) in frames.iter_mut().zip(calls) {
             *frame = self.place(call, ledger)?;
         }
-        let site = self.site(chosen.purpose, &frames[..count], ledger)?;
+        let site = self.site(chosen.purpose, &frames[..calls.len()], ledger)?;
         let number = match self.used.free {
             0 => {
                 let next = self.used.samples;
@@ -237,6 +238,19 @@ impl Recorder {
             *sample = Sample { next, ..Sample::default() };
             self.used.free = number;
         }
+    }
+
+    /// The calls without those in a door of ours, where the door is a library of its own: they say nothing about the
+    /// program.
+    fn outside<'c>(&self, registers: Registers, calls: &'c [usize]) -> &'c [usize] {
+        const DOORS: &[u8] = b"/libspanheap_";
+        let modules = &self.unwinder.modules;
+        let door = modules.find(registers.place()).and_then(|number| modules.get(number));
+        let Some(door) = door.filter(|of| of.name().windows(DOORS.len()).any(|part| part == DOORS)) else {
+            return calls;
+        };
+        let inside = calls.iter().take_while(|&&call| (door.start..door.end).contains(&call)).count();
+        &calls[inside..]
     }
 
     /// The number of an address in the code.

@@ -59,6 +59,13 @@ impl Registers {
     }
 }
 
+impl Registers {
+    /// Where in the code that is.
+    pub(super) fn place(self) -> usize {
+        self.instruction
+    }
+}
+
 /// A stack of which it is known how far it reaches.
 #[derive(Clone, Copy)]
 struct KnownStack {
