@@ -14,7 +14,8 @@
 //!          + [not the heap's]                                  resident, of the process
 //! ```
 //!
-//! Blocks are an estimate, and so is what is free in spans; the sum is exact.
+//! Blocks are an estimate, and so is what is free in spans; the sum is exact. The heap's pages and the process's are
+//! counted one after the other, so what is given back or taken in between shows in the last line.
 
 use super::elf::{LONGEST_ID, Module};
 use super::gzip::Gzip;
