@@ -81,7 +81,7 @@ fn run(count: usize) -> Result<i32, Box<dyn Error>> {
     }
     drop(all);
     let dropped = began.elapsed();
-    let released = stacks.release();
+    let released = stacks.release() + heap.release_all();
     let after = books(heap)?;
     let left = stacks.inuse() + blocks.inuse();
     print(count, &Times { made, switched, dropped }, &alive, released)?;

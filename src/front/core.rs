@@ -12,7 +12,7 @@
 //! The core is made in place in zeroed memory and torn down by whoever owns the heap, when no thread uses it any
 //! more. Mutators and caches are elements of tables and never move.
 
-use crate::base::sync::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
+use crate::base::sync::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use crate::base::{Address, Bytes, Guard, Lock, PurposeId, Rank};
 use crate::block::{BlockCache, BlockCentral, Work};
 use crate::front::collect::Collection;
@@ -44,9 +44,8 @@ pub(crate) struct HeapCore {
     pub(crate) pages: PageHeap,
     pub(crate) central: BlockCentral,
     pub(crate) stacks: StackPool,
-    /// The collector marks. It changes while the collector holds the locks of all mutators, and they look at it under
-    /// their own.
-    pub(crate) marking: AtomicBool,
+    /// Collections that mark: stacks that are freed meanwhile wait. Who has just looked counts as one who came before.
+    marking: AtomicU32,
     pub(crate) config: Config,
     /// What free blocks carry.
     key: usize,
@@ -164,7 +163,7 @@ impl HeapCore {
             (&raw mut (*at).mutators).write(of_mutators);
             (&raw mut (*at).caches).write(caches);
             (&raw mut (*at).stacks).write(stacks);
-            (&raw mut (*at).marking).write(AtomicBool::new(false));
+            (&raw mut (*at).marking).write(AtomicU32::new(0));
             let core = &*at;
             core.furnish_window();
             core.new_mutator().map(|_| ()).inspect_err(|_| core.destroy_tables()).map_err(refused)
@@ -369,6 +368,18 @@ impl HeapCore {
         Work { ground, spans: &mut local.spans, central: &self.central }
     }
 
+    /// Notes that a collection begins to mark.
+    pub(crate) fn begin_marking(&self) {
+        self.marking.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Notes that it has ended, and gives the stacks back that waited for that.
+    pub(crate) fn end_marking(&self, mutator: &Mutator) {
+        if self.marking.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.stack_work(mutator, &mut mutator.local.lock()).free_parked();
+        }
+    }
+
     /// What a mutator works with on stacks.
     pub(crate) fn stack_work<'a>(
         &'a self,
@@ -377,7 +388,7 @@ impl HeapCore {
     ) -> StackWork<'a> {
         let ground = Ground { heap: &self.pages, meters: &self.meters, ledger: self.ledger(mutator) };
         let Local { spans, stacks } = &mut **local;
-        let marking = self.marking.load(Ordering::Relaxed);
+        let marking = self.marking.load(Ordering::Acquire) > 0;
         StackWork { ground, spans, pool: &self.stacks, cache: stacks, marking, made: false }
     }
 

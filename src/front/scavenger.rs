@@ -83,6 +83,8 @@ pub(super) struct Looks {
     /// The visits of all mutators, and when they last changed.
     visits: u64,
     active: Nanoseconds,
+    /// What the visits were when stacks were given back.
+    stacks: u64,
     /// When the present generation began, and the most that was in use in it and in the one before.
     generation: Nanoseconds,
     peaks: [Bytes; 2],
@@ -134,6 +136,7 @@ impl Scavenging {
     pub(crate) fn new(mode: Mode, now: Nanoseconds) -> Scavenging {
         let looks = Looks {
             visits: 0,
+            stacks: 0,
             active: now,
             generation: now,
             peaks: [Bytes::ZERO; 2],
@@ -194,6 +197,10 @@ impl HeapCore {
         if visits != looks.visits {
             (looks.visits, looks.active) = (visits, now);
         }
+        if !waiting && looks.stacks != visits {
+            looks.stacks = visits;
+            self.release_idle_stacks();
+        }
         let idle = ((now.0 - looks.active.0) / 1_000_000_000) as u32;
         let view = self.view(&mut looks, now, idle, mode == Mode::Eager);
         let excess = view.excess();
@@ -245,9 +252,16 @@ impl HeapCore {
         (sum, waiting)
     }
 
+    /// Gives back what stacks hold that nobody uses, once all mutators have been idle for a while.
+    fn release_idle_stacks(&self) {
+        let shared = self.shared_mutator();
+        self.stack_work(shared, &mut shared.local.lock()).release();
+    }
+
     /// Takes what a mutator keeps and its fast paths do not need. Returns whether it could have its lock.
     pub(crate) fn tend(&self, mutator: &Mutator) -> bool {
         let Some(mut local) = mutator.local.try_lock() else { return false };
+        self.stack_work(mutator, &mut local).flush();
         let ground = Ground { heap: &self.pages, meters: &self.meters, ledger: self.ledger(mutator) };
         ground.flush(&mut local.spans);
         true

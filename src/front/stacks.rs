@@ -134,6 +134,7 @@ impl<H: Deref<Target = Heap>> Stack<H> {
         let kind = heap.core().meters.stack_kind(purpose);
         let kind = kind.unwrap_or_else(|| panic!("{purpose:?} is not a purpose of stacks"));
         let id = heap.with_local(|core, mutator, local| {
+            mutator.visit();
             let mut work = core.stack_work(mutator, local);
             let id = work.allocate(purpose, kind, size, guard);
             if work.made {
@@ -269,6 +270,7 @@ impl RawStack {
 impl<H: Deref<Target = Heap>> Drop for Stack<H> {
     fn drop(&mut self) {
         self.heap.with_local(|core, mutator, local| {
+            mutator.visit();
             // SAFETY: the holder gives the stack up.
             unsafe { core.stack_work(mutator, local).free(self.raw.id) };
         });

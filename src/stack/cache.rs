@@ -226,7 +226,6 @@ impl<'a> StackWork<'a> {
 
     /// Makes the stacks available again that were freed while the collector marked. Called when its cycle has ended.
     pub fn free_parked(&mut self) {
-        debug_assert!(!self.marking, "the cycle goes on");
         for kind in StackKind::all() {
             let first = self.pool.take_parked(kind);
             let bytes =

@@ -203,6 +203,7 @@ impl Collection {
             let cells: Bytes = self.roots.committed_ranges().map(|(_, size)| size).sum();
             self.pacing.begin(heap.core(), &self.objects, self.collector.roots.bytes() + cells);
             self.objects.set_marking(true);
+            heap.core().begin_marking();
             self.collector.begin();
             for member in members {
                 member.set_marking(true);
@@ -249,7 +250,7 @@ impl Collection {
 
     /// The pause at the end: what marking came to, if it has ended.
     fn end(&self, heap: &Heap, marking: Nanoseconds) -> (Option<(Settled, Progress, Bytes)>, Nanoseconds) {
-        self.paused(heap, false, |members| {
+        let ended = self.paused(heap, false, |members| {
             self.with_marking(heap, heap.mutator(), |marking| {
                 // SAFETY: the world stands still.
                 members.clone().for_each(|member| unsafe { self.empty(member, marking) });
@@ -277,7 +278,11 @@ impl Collection {
             self.objects.begin_sweep(marked);
             self.pacing.commit(core, &self.objects, &self.config, false);
             Some((settled, progress, marked))
-        })
+        });
+        if ended.0.is_some() {
+            heap.core().end_marking(heap.mutator());
+        }
+        ended
     }
 
     /// Marks a second time in another way, and stops if an object was missed. The world stands still.
