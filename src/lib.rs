@@ -17,6 +17,7 @@ pub mod stack;
 pub mod stats;
 
 pub use base::{Bytes, Exhausted, Pages, Scarce};
+#[cfg(not(loom))]
 pub use front::collect::{self, Array, Edge, Gc, Root, Trace};
 #[cfg(not(loom))]
 pub use front::stacks::describe_overflow;
