@@ -71,6 +71,14 @@ pub struct World {
     stop: AtomicU32,
 }
 
+/// Who has written and is about to look at what the other side writes (Dekker): in the language, accesses that are
+/// sequentially consistent are enough; loom orders fences only.
+#[inline(always)]
+fn written() {
+    #[cfg(loom)]
+    sync::fence(Ordering::SeqCst);
+}
+
 impl Station {
     /// What the collector asks of this thread; 0 nearly always.
     #[inline(always)]
@@ -86,6 +94,7 @@ impl Station {
     /// Asks for something.
     pub fn ask(&self, what: u32) {
         self.poll.fetch_or(what, Ordering::SeqCst);
+        written();
     }
 
     /// Notes that what was asked for is done, and wakes who waits for it.
@@ -107,6 +116,11 @@ impl Station {
                 return Answer::Done;
             }
             if self.hold() {
+                // It may have been done just before the thread left.
+                if self.poll.load(Ordering::SeqCst) & what == 0 {
+                    self.let_go();
+                    return Answer::Done;
+                }
                 return Answer::Held;
             }
             // Whoever does it wakes us, and whoever leaves while something is asked of it.
@@ -129,7 +143,9 @@ impl Station {
     pub fn enter(&self, world: &World) {
         let (from, to) = (State::Outside as u32, State::Running as u32);
         loop {
-            match self.state.compare_exchange(from, to, Ordering::SeqCst, Ordering::SeqCst) {
+            let entered = self.state.compare_exchange(from, to, Ordering::SeqCst, Ordering::SeqCst);
+            written();
+            match entered {
                 Ok(_) if !world.is_stopping() => return,
                 Ok(_) => {
                     self.rest(State::Outside);
@@ -156,6 +172,7 @@ impl Station {
     fn rest(&self, state: State) {
         debug_assert!(self.is_running(), "a thread rests twice");
         self.state.store(state as u32, Ordering::SeqCst);
+        written();
         // Whoever waits for us asked for something first, so it shows here.
         if self.poll.load(Ordering::SeqCst) != 0 {
             sync::wake_all(&self.state);
@@ -175,6 +192,7 @@ impl World {
     /// The caller holds the cycle, and the list of stations: nobody joins or goes.
     pub fn stop<'a>(&self, stations: impl Iterator<Item = &'a Station> + Clone) {
         self.stop.store(1, Ordering::SeqCst);
+        written();
         stations.clone().for_each(|station| station.ask(STOP));
         for station in stations {
             let mut spins = 0;
