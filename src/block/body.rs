@@ -2,14 +2,15 @@
 //!
 //! # Safety
 //! [`BlockSpan`] is plain data behind a raw pointer: whoever uses it is the owner, or holds the lock of an
-//! owner that is parked (see the room's first invariant). Only `owner` and `end`, which are atomic, and what is constant
+//! owner that is parked (see the room's first invariant). Only `owner`, `end` and `magic`, which are atomic, and what is constant
 //! while blocks are in use are read by others.
 
 use crate::base::class::{SizeClass, TABLE};
 use crate::base::sync::{AtomicU32, Ordering};
 use crate::span::{NewSpan, SpanId, record};
-// The machine's own, for the model checker as well: no model looks at `end`, which its owner also reads as plain memory.
-use core::sync::atomic::AtomicU32 as PlainU32;
+// The machine's own, for the model checker as well: no model looks at these words, some of which
+// their owner also reads as plain memory.
+use core::sync::atomic::{AtomicU32 as PlainU32, AtomicU64, compiler_fence};
 
 /// A block that nobody uses. The smallest block is as large.
 #[repr(C)]
@@ -50,8 +51,8 @@ pub struct BlockSpan {
     pub owner: AtomicU32,
     /// Frees until the span wants attention.
     pub trip: u32,
-    /// The class's divisibility constant; 0 lets no pointer pass.
-    pub magic: u64,
+    /// The class's divisibility constant; 0 lets no pointer pass: the span is closed (see [`super::holes`]).
+    pub magic: AtomicU64,
     /// The low half of the span's distance from the region's base.
     pub start: u32,
     /// Bytes of the blocks that were ever carved: behind them no pointer passes. The owner writes it.
@@ -98,7 +99,7 @@ impl BlockSpan {
             // SAFETY: loom builds run models of single structures only and never look at this one.
             owner: unsafe { core::mem::zeroed() },
             trip: 0,
-            magic: 0,
+            magic: AtomicU64::new(0),
             start: 0,
             free: core::ptr::null_mut(),
             frees: 0,
@@ -127,7 +128,7 @@ impl BlockSpan {
         let body = new.span.body::<BlockSpan>();
         // SAFETY: the caller holds the span and so its body; readers of `owner` see either none or this one.
         unsafe {
-            (*body).magic = row.magic;
+            (*body).magic.store(row.magic, Ordering::Relaxed);
             (*body).start = new.page.offset() as u32;
             (*body).blocks = (new.span.pages().bytes().0 / row.size as usize) as u32;
             (*body).class = class;
@@ -161,7 +162,25 @@ impl BlockSpan {
     /// Whether the byte at `offset` from the region's base begins a block.
     #[inline(always)]
     pub fn begins_block(&self, offset: usize) -> bool {
-        u64::from((offset as u32).wrapping_sub(self.start)).wrapping_mul(self.magic) < self.magic
+        let magic = self.magic.load(Ordering::Relaxed);
+        u64::from((offset as u32).wrapping_sub(self.start)).wrapping_mul(magic) < magic
+    }
+
+    /// The same, whether the span is closed or not.
+    pub fn would_begin_block(&self, offset: usize) -> bool {
+        ((offset as u32).wrapping_sub(self.start) as usize).is_multiple_of(self.size())
+    }
+
+    /// Stores the countdown before anything that follows is done. The processor may still look ahead; the barrier of
+    /// whoever closes the span sees to that.
+    ///
+    /// # Safety
+    /// The caller is the owner of the span; others may read the word as an atomic one.
+    #[inline(always)]
+    pub unsafe fn announce(this: *mut BlockSpan, trip: u32) {
+        // SAFETY: the caller's promise.
+        unsafe { PlainU32::from_ptr(&raw mut (*this).trip) }.store(trip, Ordering::Relaxed);
+        compiler_fence(Ordering::SeqCst);
     }
 
     /// Whether the byte at `offset` from the region's base lies in a block that was ever carved.

@@ -7,6 +7,7 @@
 
 use super::body::{BlockSpan, FreeBlock, LARGE, Phase, id_of, mark};
 use super::central::BlockCentral;
+use super::holes;
 use super::portion::Portions;
 use super::remote::{self, Taken, Waiting};
 use crate::base::class::{CLASSES, GRANULE, MAX_DIRECT, MAX_SMALL, SizeClass};
@@ -15,7 +16,7 @@ use crate::os::Zeroed;
 use crate::span::{Ground, NewSpan, Span, SpanCache, SpanId};
 use crate::stats::ClassEvent;
 use core::ptr;
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
 /// Entries of the table of small sizes, in steps of 16 bytes from 0 to [`MAX_DIRECT`].
 const DIRECT: usize = MAX_DIRECT / 16 + 1;
@@ -242,16 +243,21 @@ impl BlockCache {
             }
             // The entry may be an old one, of a page that is nobody's now: then the record's present span is
             // elsewhere, and nothing but the distance says so.
-            if !(*span).is_own_carved(offset) || !(*span).begins_block(offset) {
+            if !(*span).is_own_carved(offset) {
                 return Freed::Other;
             }
+            // Announced before it is looked whether the span is open, for whoever may be closing it: see `holes`.
+            let trip = (*span).trip.wrapping_sub(1);
+            BlockSpan::announce(span, trip);
             let block = pointer.cast::<FreeBlock>();
             let mark = mark((*this).key, block);
-            if (*block).mark == mark {
+            if !(*span).begins_block(offset) || (*block).mark == mark {
+                BlockSpan::announce(span, trip.wrapping_add(1));
                 return Freed::Other;
             }
             (*block).mark = mark;
-            if push(span, block) { Freed::Tripped(span) } else { Freed::Done }
+            push(span, block);
+            if trip == 0 { Freed::Tripped(span) } else { Freed::Done }
         }
     }
 
@@ -324,7 +330,14 @@ impl BlockCache {
                     (*span).phase = Phase::Full;
                     (*span).trip = (*span).full_trip();
                 }
-                let next = (*this).unlist_first(class);
+                let mut next = (*this).unlist_first(class);
+                if next != empty_span()
+                    && !holes::fill(work.ground, holes::record_of(next), next, (*this).key)
+                {
+                    // The system has no memory for the holes: the span waits where it was.
+                    (*this).list(work, next);
+                    next = empty_span();
+                }
                 (*this).set_current(class, next);
                 if next == empty_span() {
                     return None;
@@ -581,7 +594,12 @@ impl BlockCache {
         unsafe {
             self.count(work, span);
             self.bins[(*span).class.0 as usize].spans -= 1;
-            let touched = Bytes((*span).carved as usize * (*span).size()).pages_ceil();
+            let record = holes::record_of(span);
+            let touched = if holes::of(record) != 0 && holes::dissolve(work.ground, record, span) {
+                Pages(0)
+            } else {
+                Bytes((*span).carved as usize * (*span).size()).pages_ceil()
+            };
             let id = id_of(span, self.records);
             work.ground.free(work.spans, id, touched);
         }
@@ -650,16 +668,15 @@ pub(super) unsafe fn pop(span: *mut BlockSpan) -> *mut FreeBlock {
     }
 }
 
-/// Puts a block back that carries its mark. Returns whether the span tripped.
+/// Puts a block back that carries its mark, and was announced.
 #[inline(always)]
-unsafe fn push(span: *mut BlockSpan, block: *mut FreeBlock) -> bool {
-    // SAFETY: the caller is the span's owner and has the right to free the block.
+unsafe fn push(span: *mut BlockSpan, block: *mut FreeBlock) {
+    // SAFETY: the caller is the span's owner and has the right to free the block. The head is stored last: whoever finds
+    // the block there finds it complete.
     unsafe {
         (*block).next = (*span).free;
-        (*span).free = block;
         (*span).frees += 1;
-        (*span).trip -= 1;
-        (*span).trip == 0
+        AtomicPtr::from_ptr(&raw mut (*span).free).store(block, Ordering::Release);
     }
 }
 

@@ -14,6 +14,7 @@
 
 use super::body::{BlockSpan, FreeBlock, LARGE, Phase, mark};
 use super::cache::BlockCache;
+use super::holes;
 use super::remote::{self, Inbox, Waiting};
 use crate::base::class::{CLASSES, MAX_DIRECT, SizeClass, TABLE};
 use crate::base::sync::Ordering;
@@ -77,7 +78,7 @@ impl Shape {
             Shape {
                 class: (*body).class,
                 blocks: (*body).blocks as usize,
-                magic: (*body).magic,
+                magic: (*body).magic.load(Ordering::Relaxed),
                 start: (*body).start,
                 carved: (*body).carved as usize,
                 fresh: (*body).fresh,
@@ -176,14 +177,19 @@ impl<Q: Fn(u32) -> bool, C: Fn(u32, PurposeId) -> *mut BlockCache> Walk<'_, Q, C
         for (text, found, wanted) in [
             ("a span is some short ones long", span.pages().0 % row.pages as usize, 0),
             ("there are as many blocks as fit", shape.blocks, span.pages().bytes().0 / row.size as usize),
-            ("the divisibility constant is the class's", shape.magic as usize, row.magic as usize),
+            (
+                "the divisibility constant is the class's, or none in a span with holes",
+                shape.magic as usize,
+                if holes::of(span) == 0 { row.magic as usize } else { 0 },
+            ),
             ("a span knows where it begins", shape.start as usize, span.page().offset() & u32::MAX as usize),
         ] {
             OF_BLOCKS.equal(text, subject, found, wanted)?;
         }
         OF_BLOCKS.at_most("no more blocks are carved than there are", subject, shape.carved, shape.blocks)?;
         let from = shape.carved * row.size as usize;
-        if shape.fresh {
+        let page = self.heap.system().page_size();
+        if shape.fresh && (page.0 > SYSTEM_PAGE || holes::of(span) >> (from / page.0).min(63) & 1 == 0) {
             let memory = self.heap.region().page_pointer(span.page());
             let to = from.next_multiple_of(SYSTEM_PAGE);
             // SAFETY: the span's own memory, which nobody holds: its blocks end at `from`.
@@ -213,8 +219,10 @@ impl<Q: Fn(u32) -> bool, C: Fn(u32, PurposeId) -> *mut BlockCache> Walk<'_, Q, C
             at = unsafe { (*at).next };
         }
         let used = body.used() as usize;
-        let text = "free blocks and blocks in use are all that were carved";
-        OF_BLOCKS.equal(text, subject, free + used, shape.carved)?;
+        // SAFETY: the body is the span's.
+        let withheld = unsafe { holes::Shape::of(self.heap, span, body) }.withheld(holes::of(span));
+        let text = "free blocks, those that holes touch, and blocks in use are all that were carved";
+        OF_BLOCKS.equal(text, subject, free + withheld + used, shape.carved)?;
         let text = "no more is in the books than happened";
         OF_BLOCKS.at_most(text, subject, body.posted as usize, used + body.frees as usize)
     }
@@ -232,6 +240,11 @@ impl<Q: Fn(u32) -> bool, C: Fn(u32, PurposeId) -> *mut BlockCache> Walk<'_, Q, C
             offset / shape.class.size() + 1,
             shape.carved,
         )?;
+        let within = (at.addr() - self.heap.region().address(span.page()).0) / shape.class.size();
+        // SAFETY: the body is the span's.
+        let pages = unsafe { holes::Shape::of(self.heap, span, span.body()) }.pages_of(within);
+        let text = "no hole touches a block in a list";
+        OF_BLOCKS.equal(text, subject, (pages & holes::of(span)) as usize, 0)?;
         // SAFETY: it lies in a span of the heap, at a block's beginning, and nobody has that block.
         let found = unsafe { (*at).mark };
         OF_KEY.equal("a free block carries its mark", subject, found, mark(self.key, at))

@@ -31,13 +31,16 @@
 //! allocation would take that and find the span full again. That costs at most an eighth of its memory.
 //!
 //! 1. Only the owner touches `free`, `trip`, `carved` and the lists; a parked mutator's spans are touched by
-//!    whoever holds that mutator's lock.
+//!    whoever holds that mutator's lock. Of an idle owner's, who holds its lock may close the listed spans, and then
+//!    touch their `free` ([`holes`]).
 //! 2. `owner` changes only under the lock of the mutator that it names. Whoever reads an old owner puts the span
 //!    into that one's inbox, and who empties that inbox hands the span on: no block is lost.
 //! 3. A block that waits counts as in use, so its span is neither empty nor freed.
 //! 4. Every free block carries its mark in its second word, and no block in use does: a second free finds it there.
 //! 5. Each block of a span is in `free`, in use, or not carved yet, and what lies behind the carved blocks of a
 //!    `fresh` span is zero.
+//!    A listed span may have *holes*, system pages without a block in use that the system has back; blocks that they touch
+//!    are free and in no list ([`holes`]).
 //! 6. A span that is `Listed` is in its cache's line of its class and in no other; one that is `Current` is what its
 //!    cache allocates from, and there the table of small sizes leads; one that is `Full` is in neither place. A
 //!    cache counts its spans, class by class.
@@ -58,6 +61,8 @@ pub mod cache;
 pub mod central;
 #[cfg(not(loom))]
 pub mod check;
+pub mod holes;
+pub mod idle;
 pub mod large;
 pub mod portion;
 pub mod remote;

@@ -55,7 +55,7 @@ fn carving_hands_out_every_block_once_and_clears_the_key() {
         let bytes = row.pages as usize * crate::base::PAGE_SIZE;
         let mut memory = vec![0xaa_u64; bytes / 8];
         let mut span = BlockSpan::empty();
-        (span.class, span.blocks, span.magic) = (class, row.blocks, row.magic);
+        (span.class, span.blocks, span.magic) = (class, row.blocks, row.magic.into());
         let mut seen = Vec::new();
         while span.carved < span.blocks {
             // SAFETY: the memory is as long as a span of the class.

@@ -457,6 +457,7 @@ impl HeapCore {
             in_background: given.in_background,
             at_limit: given.at_limit,
             on_request: given.on_request,
+            holes: self.pages.holes().0 as u64,
             wakeups: work.wakeups,
             processor: work.processor,
         };
@@ -558,7 +559,7 @@ impl HeapCore {
             self.stack_work(mutator, &mut local).release();
         }
         self.all_mutators().for_each(|mutator| {
-            self.tend(mutator);
+            self.tend_all_of(mutator);
         });
         let mut local = mutator.local.lock();
         self.work(mutator, &mut local).ground.release(Bytes(usize::MAX), Release::OnRequest)

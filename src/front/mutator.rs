@@ -125,7 +125,7 @@ impl Mutator {
     }
 
     /// Every cache that exists; the caller holds `local`.
-    pub(crate) fn caches(&self) -> impl Iterator<Item = *mut BlockCache> {
+    pub(crate) fn caches(&self) -> impl Iterator<Item = *mut BlockCache> + Clone {
         self.caches.iter().map(Cell::get).filter(|cache| !cache.is_null())
     }
 }

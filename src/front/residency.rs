@@ -52,6 +52,7 @@ impl Heap {
                 // The first of them may have been touched in part.
                 pages.map(|page| Bytes(((page + 1) * PAGE_SIZE - touched).min(PAGE_SIZE))).sum()
             })
+            .chain([self.core().pages.holes()])
             .sum()
     }
 

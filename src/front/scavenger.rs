@@ -37,9 +37,10 @@
 
 use crate::base::sync::{AtomicU8, AtomicU64, Ordering};
 use crate::base::{Address, Bytes, Lock, PageId, Rank};
+use crate::block::idle;
 use crate::front::background::Background;
 use crate::front::config::Scavenger as Mode;
-use crate::front::core::HeapCore;
+use crate::front::core::{HeapCore, SHARED};
 use crate::front::mutator::Mutator;
 use crate::front::pacing::{Excess, LEAST_WORK, Pacer, View};
 use crate::front::{process, threads};
@@ -243,7 +244,7 @@ impl HeapCore {
                 continue;
             }
             let idle = now.0 - mutator.since.get().0;
-            if idle >= patience.0 && self.tend(mutator) {
+            if idle >= patience.0 && self.tend_all_of(mutator) {
                 mutator.tended.set(visits);
             } else {
                 waiting = true;
@@ -264,6 +265,21 @@ impl HeapCore {
         self.stack_work(mutator, &mut local).flush();
         let ground = Ground { heap: &self.pages, meters: &self.meters, ledger: self.ledger(mutator) };
         ground.flush(&mut local.spans);
+        true
+    }
+
+    /// As [`HeapCore::tend`], and punches holes into its spans. What others have freed is taken in only if there is no
+    /// thread that might be freeing something itself.
+    pub(crate) fn tend_all_of(&self, mutator: &Mutator) -> bool {
+        let Some(mut local) = mutator.local.try_lock() else { return false };
+        if mutator.number == SHARED || mutator.is_parked() {
+            // SAFETY: the lock is held, and there is no thread with fast paths.
+            unsafe { self.flush_locked(mutator, &mut local) };
+        }
+        let work = self.quiet_work(mutator, &mut local);
+        work.ground.flush(work.spans);
+        // SAFETY: the lock is held, and the caches are all that the mutator has.
+        unsafe { idle::tend(work.ground, mutator.caches()) };
         true
     }
 

@@ -10,7 +10,7 @@ use crate::base::sync::{AtomicUsize, Ordering};
 use crate::base::{Address, Bytes, Exhausted, PAGE_SIZE, PurposeId, Scarce};
 use crate::block::body::{BlockSpan, FreeBlock, LARGE, Phase, mark};
 use crate::block::cache::Block;
-use crate::block::{BlockCache, LargeFault, Work, large, remote};
+use crate::block::{BlockCache, LargeFault, Work, holes, large, remote};
 use crate::front::core::{HeapCore, SHARED};
 use crate::front::misuse::{Fault, Misuse, SpanPlace};
 use crate::front::mutator::{Local, Mutator};
@@ -392,15 +392,18 @@ impl HeapCore {
         // which fault is named.
         unsafe {
             let owner = (*body).owner.load(Ordering::Acquire);
+            let within = offset - span.page().offset();
             let fault = if owner == 0 {
                 Some(Fault::NotABlock)
             } else if owner == LARGE {
                 (self.pages.region().page_pointer(span.page()).addr() != address.0).then_some(Fault::Interior)
-            } else if !(*body).begins_block(offset) {
+            } else if !(*body).would_begin_block(offset) {
                 Some(Fault::Interior)
             } else if !(*body).is_carved(offset) {
                 Some(Fault::NeverAllocated)
-            } else if (*pointer.cast::<FreeBlock>()).mark == mark(self.key(), pointer.cast()) {
+            } else if holes::touch(self.system.page_size(), span, &*body, within)
+                || (*pointer.cast::<FreeBlock>()).mark == mark(self.key(), pointer.cast())
+            {
                 Some(Fault::DoubleFree)
             } else {
                 None
@@ -475,7 +478,7 @@ impl HeapCore {
     /// The lock is held, and the mutator's thread is this one, or there is none.
     pub(super) unsafe fn flush_locked(&self, mutator: &Mutator, local: &mut crate::base::Guard<'_, Local>) {
         self.stack_work(mutator, local).flush();
-        let mut work = self.work(mutator, local);
+        let mut work = self.quiet_work(mutator, local);
         // SAFETY: the caller's promise.
         unsafe {
             BlockCache::put_back(&mut work, mutator.number, self.central.inbox(mutator.number).take());

@@ -73,6 +73,8 @@ pub struct Span {
     word: AtomicU64,
     /// The neighbours in the list that the span's room keeps it in.
     links: UnsafeCell<Links>,
+    /// A second word of the room's. Zero in a fresh span and in a dead one.
+    note: AtomicU64,
 }
 
 /// A span's neighbours in a doubly linked list of its room's.
@@ -109,6 +111,7 @@ impl Span {
         debug_assert_eq!(self.state.load(Ordering::Relaxed), IN_USE, "a span retired twice");
         self.state.store(DEAD, Ordering::Release);
         self.word.store(0, Ordering::Relaxed);
+        self.note.store(0, Ordering::Relaxed);
         // SAFETY: the caller is the last who knows the span's body.
         unsafe { *self.body.get() = [0; BODY_SIZE / 8] };
     }
@@ -183,6 +186,12 @@ impl Span {
     #[inline]
     pub fn word(&self) -> &AtomicU64 {
         &self.word
+    }
+
+    /// A second word of the room's, which the span's holder changes.
+    #[inline]
+    pub fn note(&self) -> &AtomicU64 {
+        &self.note
     }
 
     /// The span's neighbours in its room's list.

@@ -11,6 +11,7 @@
 //! System calls are made on pages that the allocator holds for this thread alone.
 
 use super::heap::{Ground, PageHeap};
+use super::record::Span;
 use crate::base::sync::{AtomicU64, Ordering};
 use crate::base::{Bytes, PageId, Pages};
 use crate::page::CACHE_PAGES;
@@ -39,6 +40,8 @@ pub(super) struct Given {
     background: AtomicU64,
     at_limit: AtomicU64,
     on_request: AtomicU64,
+    /// Bytes inside spans in use that the system has now: see [`PageHeap::count_holes`].
+    holes: AtomicU64,
 }
 
 /// Bytes that a heap has given back so far, by who asked.
@@ -76,6 +79,22 @@ impl PageHeap {
     /// Free pages that the heap keeps, without those in page caches.
     pub fn free_pages(&self) -> Pages {
         self.pages.lock().allocator.releasable_pages()
+    }
+
+    /// Bytes inside spans in use that their holders have given back to the system. They stand in the books as bytes
+    /// of their spans.
+    pub fn holes(&self) -> Bytes {
+        Bytes(self.given.holes.load(Ordering::Relaxed) as usize)
+    }
+
+    /// Notes that a holder has given bytes of its span back to the system, or is about to use such bytes.
+    pub fn count_holes(&self, bytes: Bytes, more: bool) {
+        if more {
+            self.given.holes.fetch_add(bytes.0 as u64, Ordering::Relaxed);
+            self.given.count(Release::InBackground, bytes);
+        } else {
+            self.given.holes.fetch_sub(bytes.0 as u64, Ordering::Relaxed);
+        }
     }
 
     /// Begins the next generation: see [`crate::page`].
@@ -117,6 +136,19 @@ impl Ground<'_> {
         }
         self.heap.given.count(why, done);
         done
+    }
+
+    /// Has the system take the contents of a span in use, all of whose pages are clean then. Returns whether it did.
+    ///
+    /// # Safety
+    /// The caller holds the span, and nobody needs what it holds.
+    pub unsafe fn give_contents(&self, span: &Span) -> bool {
+        // SAFETY: the caller's promise.
+        let given = unsafe { self.heap.region.release(span.page(), span.pages()) }.is_ok();
+        if given {
+            span.set_all_clean();
+        }
+        given
     }
 
     /// Takes runs of pages from the allocator.

@@ -111,6 +111,7 @@ pub static METRICS: &[Metric] = &[
     metric("/memory/released/background:bytes", Cumulative, One(|s| Some(s.released.in_background as i64)), "given back to the system by the scavenger"),
     metric("/memory/released/limit:bytes",  Cumulative, One(|s| Some(s.released.at_limit as i64)), "given back by threads that met the heap's limit"),
     metric("/memory/released/request:bytes", Cumulative, One(|s| Some(s.released.on_request as i64)), "given back because the program asked"),
+    metric("/memory/released/holes:bytes", Gauge, One(|s| Some(s.released.holes as i64)), "inside spans in use, where the system has the memory"),
     metric("/scavenger/wakeups:events",     Cumulative, One(|s| Some(s.released.wakeups as i64)), "times that the scavenger's thread woke"),
     metric("/scavenger/processor:nanoseconds", Cumulative, One(|s| Some(s.released.processor as i64)), "processor time of the scavenger's thread"),
     metric("/memory/accounts/NAME:bytes",   Gauge, EachAccount(|s, account| Some(s.balance(account))), "balance of an account; the sum over all is zero"),

@@ -449,7 +449,7 @@ impl Outside {
         }
         check_figures(snapshot)?;
         snapshot.heap_limit = limit(word(memory, self.limit)?)?;
-        let mut given = [0; 24];
+        let mut given = [0; 32];
         fill(memory, self.given, &mut given)?;
         let mut work = [0; 16];
         fill(memory, self.scavenger, &mut work)?;
@@ -459,6 +459,7 @@ impl Outside {
             in_background: count(&given, 0),
             at_limit: count(&given, 1),
             on_request: count(&given, 2),
+            holes: count(&given, 3),
             wakeups: count(&work, 0),
             processor: count(&work, 1),
         };

@@ -112,6 +112,8 @@ pub struct ReleaseFigures {
     pub at_limit: u64,
     /// Bytes given back because the program asked.
     pub on_request: u64,
+    /// Bytes inside spans in use that the system has now.
+    pub holes: u64,
     /// How often the scavenger's thread woke; it serves all heaps of the process.
     pub wakeups: u64,
     /// Nanoseconds of processor time that the scavenger's thread has had.
@@ -121,7 +123,7 @@ pub struct ReleaseFigures {
 impl ReleaseFigures {
     /// Nothing has gone back.
     pub const fn zero() -> ReleaseFigures {
-        ReleaseFigures { in_background: 0, at_limit: 0, on_request: 0, wakeups: 0, processor: 0 }
+        ReleaseFigures { in_background: 0, at_limit: 0, on_request: 0, holes: 0, wakeups: 0, processor: 0 }
     }
 }
 

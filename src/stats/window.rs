@@ -102,7 +102,8 @@ pub struct Places {
     pub row_count: Address,
     /// The heap's limit.
     pub limit: Address,
-    /// Three words: bytes given back in the background, at the limit, and on request.
+    /// Four words: bytes given back in the background, at the limit, and on request, and those inside spans in use that
+    /// the system has now.
     pub given: Address,
     /// Two words: how often the scavenger woke, and its nanoseconds of processor time.
     pub scavenger: Address,

@@ -122,7 +122,7 @@ fn wrong_counts_and_lists_are_found() {
         }),
         ("another class", |body| body.class.0 += 1),
         ("another number of blocks", |body| body.blocks -= 1),
-        ("another divisor", |body| body.magic += 1),
+        ("another divisor", |body| *body.magic.get_mut() += 1),
         ("another place", |body| body.start += 8192),
         ("more carved than there are", |body| body.carved = body.blocks + 1),
     ];

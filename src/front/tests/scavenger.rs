@@ -6,6 +6,7 @@
 use crate::base::Bytes;
 use crate::front::config::{Config, Scavenger};
 use crate::front::heap::Heap;
+use crate::front::misuse::Fault;
 use crate::front::pacing::Pacer;
 use crate::front::scavenger::{self, Next};
 use crate::os::simulated::{Call, Simulated};
@@ -231,4 +232,149 @@ proptest! {
         world.settle();
         prop_assert_eq!(world.kept(), 0);
     }
+}
+
+/// A block whose bytes say which one it is.
+fn fill(Held(block, layout): &Held, tag: u8) {
+    // SAFETY: the test's own block.
+    unsafe { block.as_ptr().write_bytes(tag, layout.size()) };
+}
+
+fn is_filled(Held(block, layout): &Held, tag: u8) -> bool {
+    // SAFETY: the test's own block, which was filled.
+    unsafe { std::slice::from_raw_parts(block.as_ptr(), layout.size()) }.iter().all(|&byte| byte == tag)
+}
+
+#[test]
+fn survivors_do_not_keep_their_neighbours_memory() {
+    let mut world = World::new(Config::default());
+    let blocks: Vec<_> = (0..20_000).map(|i| world.take(64 + i * 37 % 2000)).collect();
+    let mut kept = Vec::new();
+    let mut gone = Vec::new();
+    for (i, block) in blocks.into_iter().enumerate() {
+        fill(&block, i as u8);
+        if i % 16 == 0 {
+            kept.push((block, i as u8));
+        } else {
+            gone.push(block.0);
+            world.free(block);
+        }
+    }
+    let before = world.simulated.ready_bytes();
+    world.settle();
+    let (after, holes) = (world.simulated.ready_bytes(), world.heap.core().pages.holes());
+    assert!(after.0 < before.0 / 3, "{after} of {before}");
+    assert!(holes > Bytes::mib(5), "{holes}");
+    assert!(kept.iter().all(|(block, tag)| is_filled(block, *tag)));
+    // Whatever became of a free block, it is known to be free.
+    for block in gone {
+        // SAFETY: that it is in nobody's use is what is to be found.
+        let misuse = unsafe { world.heap.free(block) }.unwrap_err();
+        assert!(
+            matches!(misuse.fault, Fault::DoubleFree | Fault::NoSpan | Fault::NeverAllocated),
+            "{misuse}"
+        );
+    }
+    world.heap.check().unwrap();
+    // What comes next fills the holes.
+    let again: Vec<_> = (0..20_000).map(|i| world.take(64 + i * 37 % 2000)).collect();
+    again.iter().for_each(|block| fill(block, 0xee));
+    assert!(kept.iter().all(|(block, tag)| is_filled(block, *tag)));
+    world.heap.check().unwrap();
+    assert!(world.heap.core().pages.holes() < Bytes::mib(1));
+    again.into_iter().for_each(|block| world.free(block));
+    kept.into_iter().for_each(|(block, _)| world.free(block));
+    world.settle();
+    assert_eq!(world.kept(), 0);
+}
+
+#[test]
+fn a_system_without_memory_leaves_holes_as_they_are() {
+    let mut world = World::new(Config::default());
+    let mut blocks: Vec<_> = (0..4000).map(|_| Some(world.take(1000))).collect();
+    for (i, block) in blocks.iter_mut().enumerate() {
+        if i % 16 != 0 {
+            world.free(block.take().unwrap());
+        }
+    }
+    world.settle();
+    let holes = world.heap.core().pages.holes();
+    assert!(holes > Bytes::mib(1));
+    world.simulated.set_memory(world.simulated.ready_bytes());
+    let layout = Layout::from_size_align(1000, 16).unwrap();
+    let mut more = Vec::new();
+    let refused = loop {
+        match world.heap.allocate(layout) {
+            Ok(block) => more.push(Held(block, layout)),
+            Err(refused) => break refused,
+        }
+    };
+    assert!(matches!(refused.scarce, crate::Scarce::System(_)), "{refused}");
+    world.heap.check().unwrap();
+    assert!(world.heap.core().pages.holes() > Bytes::mib(1), "they cannot be filled");
+    world.simulated.set_memory(Bytes::gib(1));
+    more.extend((0..2000).map(|_| world.take(1000)));
+    world.heap.check().unwrap();
+    more.into_iter().chain(blocks.into_iter().flatten()).for_each(|block| world.free(block));
+    world.settle();
+    assert_eq!(world.kept(), 0);
+}
+
+/// Owners work on their fast paths while another thread tends them without end.
+#[test]
+fn who_is_tended_does_not_notice() {
+    const ROUNDS: usize = if cfg!(debug_assertions) { 40 } else { 400 };
+    let heap = &Heap::new(Config { reserve: Bytes::gib(4), ..Config::default() }).unwrap();
+    let done = &std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let tender = scope.spawn(move || {
+            let mut turns = 0u64;
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                heap.core().all_mutators().for_each(|mutator| {
+                    heap.core().tend_all_of(mutator);
+                });
+                turns += 1;
+            }
+            turns
+        });
+        let owners: Vec<_> = (0..3u64)
+            .map(|thread| {
+                scope.spawn(move || {
+                    let mut random = crate::base::random::Random::new(thread + 1);
+                    let mut held: Vec<(Held, u8)> = Vec::new();
+                    for round in 0..ROUNDS {
+                        for _ in 0..500 {
+                            let size = 16 + random.below(if round % 2 == 0 { 300 } else { 3000 });
+                            let layout = Layout::from_size_align(size, 16).unwrap();
+                            let block = Held(heap.allocate(layout).unwrap(), layout);
+                            let tag = random.below(256) as u8;
+                            fill(&block, tag);
+                            held.push((block, tag));
+                        }
+                        while held.len() > 200 {
+                            let (block, tag) = held.swap_remove(random.below(held.len()));
+                            assert!(is_filled(&block, tag), "a block was overwritten");
+                            // SAFETY: the thread's own block.
+                            unsafe { heap.deallocate(block.0, block.1) };
+                        }
+                    }
+                    for (block, tag) in held {
+                        assert!(is_filled(&block, tag), "a block was overwritten");
+                        // SAFETY: the thread's own block.
+                        unsafe { heap.deallocate(block.0, block.1) };
+                    }
+                })
+            })
+            .collect();
+        owners.into_iter().for_each(|owner| owner.join().unwrap());
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert!(tender.join().unwrap() > 0);
+    });
+    heap.check().unwrap();
+    heap.release_all();
+    heap.check().unwrap();
+    let snapshot = heap.snapshot();
+    snapshot.check().unwrap();
+    assert_eq!(snapshot.in_spans(), 0, "a block was lost");
+    assert_eq!(heap.core().pages.holes(), Bytes::ZERO);
 }
