@@ -35,6 +35,7 @@ const UNSAFE: &[&str] = &[
     "src/front/background.rs", "src/front/check.rs",
     "src/front/collect/array.rs", "src/front/collect/background.rs", "src/front/collect/cycle.rs",
     "src/front/collect/member.rs", "src/front/collect/mod.rs", "src/front/collect/mutator.rs",
+    "src/front/collect/raw/mod.rs", "src/front/collect/raw/roots.rs", "src/front/collect/raw/stack.rs",
     "src/front/collect/refs.rs", "src/front/collect/root.rs", "src/front/collect/slow.rs",
     "src/front/collect/trace.rs",
     "src/front/core.rs", "src/front/global.rs", "src/front/heap.rs", "src/front/manual.rs",

@@ -24,7 +24,7 @@ use crate::front::core::HeapCore;
 use crate::front::environment;
 use crate::front::heap::Heap;
 use crate::gc::trace::{CycleTrace, Reason};
-use crate::gc::world::{Answer, HAND_OVER};
+use crate::gc::world::{Answer, HAND_OVER, Station, World};
 use crate::gc::{Progress, RootRange, Source, Unmarked, Verifier, Worker};
 use crate::object::NoAttachments;
 use crate::os::Nanoseconds;
@@ -132,7 +132,7 @@ impl Collection {
         let system = heap.core().system;
         self.sweep_all(heap);
         let began = system.now();
-        let first = self.begin(heap);
+        let first = self.begin(heap, cycle);
         let marking = system.now();
         self.scan_root_cells(heap, cycle);
         let (settled, progress, marked, last) = loop {
@@ -156,6 +156,8 @@ impl Collection {
         };
         self.give_dropped_roots();
         // SAFETY: nobody marks: the next cycle begins after this one, under the same lock.
+        self.with_work(heap, heap.mutator(), |work| unsafe { self.shapes.roll_up(work.ground, work.spans) });
+        // SAFETY: as above.
         while self.with_work(heap, heap.mutator(), |work| unsafe {
             self.collector.give_back_buffers(&work.ground, work.spans, 8)
         }) {}
@@ -197,7 +199,7 @@ impl Collection {
     }
 
     /// The pause at the beginning.
-    fn begin(&self, heap: &Heap) -> Nanoseconds {
+    fn begin(&self, heap: &Heap, cycle: &mut Cycle) -> Nanoseconds {
         let begin = |members: Members<'_>| {
             self.begun.fetch_add(1, Ordering::SeqCst);
             let cells: Bytes = self.roots.committed_ranges().map(|(_, size)| size).sum();
@@ -205,12 +207,16 @@ impl Collection {
             self.objects.set_marking(true);
             heap.core().begin_marking();
             self.collector.begin();
-            for member in members {
+            for member in members.clone() {
                 member.set_marking(true);
                 member.credit.set(0);
                 // SAFETY: the world stands still.
                 self.objects.blacken(unsafe { &mut *member.cache() });
             }
+            self.with_marking(heap, heap.mutator(), |marking| {
+                self.scan_stacks(heap, members, &mut cycle.worker, marking);
+                self.ask_providers(&mut cycle.worker, marking);
+            });
         };
         self.paused(heap, true, begin).1
     }
@@ -296,6 +302,10 @@ impl Collection {
                 // SAFETY: the range is committed.
                 unsafe { verifier.range(&range) }?;
             }
+            for range in self.collector.roots.all() {
+                // SAFETY: ranges are removed by threads that run.
+                unsafe { verifier.range(&range) }?;
+            }
             Ok::<_, Exhausted>(verifier.finish())
         });
         if let Ok(Err(Unmarked { object, parent })) = reached {
@@ -321,9 +331,8 @@ impl Collection {
         let members = self.members(roster.made);
         let others = members.clone().filter(|member| !is_mine(member)).map(|member| &member.station);
         self.world.stop(others.clone());
-        let done = work(Some(Still(members)));
-        self.world.go_on(others);
-        done
+        let _standing = Standing { world: &self.world, stations: others };
+        work(Some(Still(members)))
     }
 
     /// Stops the world for `work`, and lets it go on; also how long that took. Marking is on afterwards, or off.
@@ -367,7 +376,29 @@ impl<'a> Iterator for Members<'a> {
 /// A collection that nobody changes just now.
 pub(crate) struct Still<'a>(Members<'a>);
 
+/// Lets the world go on, also when what was done meanwhile panicked.
+struct Standing<'a, S: Iterator<Item = &'a Station> + Clone> {
+    world: &'a World,
+    stations: S,
+}
+
+impl<'a, S: Iterator<Item = &'a Station> + Clone> Drop for Standing<'a, S> {
+    fn drop(&mut self) {
+        self.world.go_on(self.stations.clone());
+    }
+}
+
 impl Still<'_> {
+    /// Takes back what the threads' caches hold and was not allocated: then slots that count as allocated are objects.
+    /// The calling thread is not running.
+    pub(super) fn flush(&self, heap: &Heap) {
+        let collection = self.0.collection;
+        collection.with_work(heap, heap.mutator(), |work| {
+            // SAFETY: nobody is running.
+            self.0.clone().for_each(|member| collection.objects.flush(unsafe { &mut *member.cache() }, work));
+        });
+    }
+
     /// Proves the invariants of objects and of the collector.
     ///
     /// # Errors

@@ -6,6 +6,7 @@
 //! Cache, buffer and worker belong to the member's thread while its station is running, and to the holder of the cycle
 //! while the thread is stopped or held. A member is made in place, in memory that nobody else knows yet.
 
+use super::raw::stack::ThreadStack;
 use crate::base::{Address, Bytes};
 use crate::front::mutator;
 use crate::gc::world::Station;
@@ -29,6 +30,8 @@ pub(crate) struct Member {
     mutator: Cell<*const mutator::Mutator>,
     /// Bytes that the thread may still allocate before it has to help.
     pub(super) credit: Cell<i64>,
+    /// The thread's stack, if it is to be scanned.
+    pub(super) stack: ThreadStack,
     cache: UnsafeCell<ObjectCache>,
     barrier: UnsafeCell<BarrierBuffer>,
     worker: UnsafeCell<Worker>,

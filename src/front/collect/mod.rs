@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   safe:  Mutator ─ run ─▶ Context ─ allocate ─▶ Gc      Edge, Array inside of objects; Root outside
-//!   raw:   the same members, for runtimes with an object model of their own
+//!   raw:   RawMutator ─ allocate, write, roots, stacks    for runtimes with an object model of their own
 //!             │
 //!             ▼
 //!   Collection: Objects (room object) · Collector (room gc) · World · Members · Roots
@@ -18,7 +18,7 @@
 //! 2. Members join and part under the roster, which the driver holds while the world stands.
 //! 3. Between cycles no member's barrier is on, and its buffer is empty.
 //!
-//! What the faces promise stands with them: [`refs`], [`mutator`], [`root`].
+//! What the faces promise stands with them: [`refs`], [`mutator`], [`root`], [`raw`].
 //!
 //! # Safety
 //! The collection is made in place and goes with its heap, when no thread uses either.
@@ -29,6 +29,7 @@ mod cycle;
 pub mod member;
 pub mod mutator;
 mod pacing;
+pub mod raw;
 pub mod refs;
 pub mod root;
 mod slow;
@@ -74,6 +75,7 @@ pub(crate) struct Collection {
     members: Table<Member>,
     pub(super) roster: Lock<Roster>,
     roots: Pool<root::Cell>,
+    providers: raw::roots::Providers,
     cycle: Lock<cycle::Cycle>,
     pacing: pacing::Pacing,
     /// Cycles that have begun.
@@ -103,6 +105,8 @@ pub enum CollectError {
     Exhausted(Exhausted),
     /// More threads than a heap has places for.
     Crowded,
+    /// More providers of roots than a heap has places for.
+    Providers,
     /// The collector works already; how it is to work is said before the first thread joins.
     TooLate,
 }
@@ -113,6 +117,9 @@ impl fmt::Display for CollectError {
             CollectError::System(error) => write!(f, "no memory for the collector: {error}"),
             CollectError::Exhausted(error) => write!(f, "no memory to collect with: {error}"),
             CollectError::Crowded => write!(f, "a collected heap has at most {MOST_MEMBERS} threads at once"),
+            CollectError::Providers => {
+                write!(f, "a collected heap has at most {} providers of roots", raw::roots::MOST_PROVIDERS)
+            }
             CollectError::TooLate => {
                 f.write_str("the collector is set up before the first thread enters the heap")
             }
@@ -277,6 +284,7 @@ impl Collection {
             members: members.expect(made),
             roster: Lock::new(Rank::Members, Roster::default()),
             roots: roots.expect(made),
+            providers: raw::roots::Providers::new(),
             cycle: Lock::new(Rank::Cycle, cycle::Cycle::new(core.system.now())),
             pacing: pacing::Pacing::new(core, &config),
             begun: AtomicU64::new(0),

@@ -65,7 +65,7 @@ pub(super) struct Plan {
     pub(super) mask: u64,
     /// Which shape, for a large one.
     pub(super) shape: ShapeId,
-    size: usize,
+    pub(super) size: usize,
 }
 
 impl Heap {

@@ -103,7 +103,7 @@ impl Collection {
         shape: ShapeId,
         size: usize,
     ) -> Result<*mut u8, Exhausted> {
-        let kind = if shape == ShapeId::PLAIN { SpanKind::Plain } else { SpanKind::Words };
+        let kind = self.shapes.kind(shape, Bytes(size));
         let mutator = member.mutator();
         let wanted = Bytes(size);
         if size > isize::MAX as usize - PAGE_SIZE {
