@@ -199,14 +199,15 @@ fn every_single_call_can_be_refused() {
 fn two_hundred_thousand_guarded_stacks_at_once() {
     let maps = || std::fs::read_to_string("/proc/self/maps").unwrap().lines().count();
     if System::Linux.guarding() != spanheap::os::Guarding::Markers {
-        eprintln!("skipped: this kernel has no guards but mappings; see tests/stack_limit.rs");
+        eprintln!("skipped: this kernel has no guards but mappings, of which a process may have 65,530");
         return;
     }
     let heap = heap();
     let before = maps();
     let stacks: Vec<_> =
         (0..200_000).map(|_| heap.stacks().allocate(Bytes::kib(16), Guard::Yes).unwrap()).collect();
-    assert!(maps() < before + 64, "{} mappings", maps());
+    // Other tests of this process make mappings of their own; a mapping for each guard would be 400,000.
+    assert!(maps() < before + 2_000, "{} mappings", maps());
     assert!(stacks.iter().all(|stack| stack.guard() > Bytes::ZERO));
     drop(stacks);
     assert!(heap.stacks().inuse() < Bytes::mib(64));
