@@ -134,7 +134,7 @@ impl HeapCore {
             });
             let pages = PageHeap::reserve(system, config.reserve, config.least, ledger)?;
             pages.set_limit(config.limit);
-            let mutators = (pages.region().size().0 >> 16).clamp(64, MOST_MUTATORS);
+            let mutators = (pages.region().size().0 >> 19).clamp(64, MOST_MUTATORS);
             let tables = || -> Result<_, SystemError> {
                 let kind = MetadataKind::Mutators;
                 let central = BlockCentral::reserve(system, mutators, ledger)?;
