@@ -62,6 +62,10 @@ enum Task {
     Explain(ExplainArgs),
     Release(ReleaseArgs),
     Profile(ProfileArgs),
+    #[cfg(feature = "top")]
+    Top(TopArgs),
+    #[cfg(feature = "serve")]
+    Serve(ServeArgs),
     Replay(ReplayArgs),
     Demo(demos::DemoArgs),
 }
@@ -207,6 +211,50 @@ struct ProfileArgs {
     rows: usize,
 }
 
+/// Watch a running program's memory in the terminal
+///
+/// Purposes, accounts, rates and the last minutes; without PID the processes that can be watched. Keys: `s` sorts by the
+/// next column, `r` orders free memory to be released, `q` ends.
+#[cfg(feature = "top")]
+#[derive(Args)]
+struct TopArgs {
+    /// The process's number
+    #[arg(value_name = "PID")]
+    pid: Option<u32>,
+    /// The heap's number, where a process has several
+    #[arg(long, value_name = "N", requires = "pid")]
+    heap: Option<u64>,
+    /// Seconds between two looks
+    #[arg(long, value_name = "S", default_value = "1", value_parser = seconds)]
+    interval: Duration,
+}
+
+/// Show a running program's memory as a live page for the browser, and as metrics for scrapers
+///
+/// `/` is the page, `/memory.json` what it shows, `/metrics` the same in OpenMetrics. Only this machine may ask unless
+/// --allow-remote is given, and nothing can be changed unless --control is given.
+#[cfg(feature = "serve")]
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  spanheap serve 4711
+  spanheap serve 4711 --listen 127.0.0.1:0 --control
+
+Exit status: 1 when the process cannot be looked at or the address is taken, 2 when the address is refused.")]
+struct ServeArgs {
+    #[command(flatten)]
+    heap: HeapArgs,
+    /// Where to listen; port 0 takes a free one
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7070")]
+    listen: std::net::SocketAddr,
+    /// Listen on an address that other machines reach
+    #[arg(long)]
+    allow_remote: bool,
+    /// Take orders to release memory
+    #[arg(long)]
+    control: bool,
+}
+
 /// Replay page traces against the page allocator, and compare the answers
 ///
 /// Prints for each file how many answers agree, and the first that does not.
@@ -238,6 +286,19 @@ fn main() {
             watch::show::stats(watch::show::Which { pid, heap }, json)
         }
         Task::Explain(args) => watch::show::explain(args.heap.which(), args.json),
+        #[cfg(feature = "top")]
+        Task::Top(TopArgs { pid: None, .. }) => watch::show::list(),
+        #[cfg(feature = "top")]
+        Task::Top(TopArgs { pid: Some(pid), heap, interval }) => {
+            watch::top::top(watch::show::Which { pid, heap }, interval)
+        }
+        #[cfg(feature = "serve")]
+        Task::Serve(args) => watch::serve::serve(watch::serve::Options {
+            which: args.heap.which(),
+            listen: args.listen,
+            allow_remote: args.allow_remote,
+            control: args.control,
+        }),
         Task::Release(args) => watch::show::release(args.heap.which()),
         Task::Profile(ProfileArgs { file, output, value, rows }) => {
             profile::profile(&profile::Options { file, output, value, rows })

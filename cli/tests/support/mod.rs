@@ -74,6 +74,26 @@ pub(crate) fn run<A: AsRef<OsStr>>(arguments: &[A]) -> Command {
     command
 }
 
+/// The library, built beside the command under test.
+pub(crate) fn library() -> PathBuf {
+    static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
+    let built = LIBRARY.get_or_init(|| {
+        let directory = PathBuf::from(env!("CARGO_BIN_EXE_spanheap")).parent().unwrap().to_path_buf();
+        // The directory has the name of the profile, but for the one that is called after what it is for.
+        let profile = match directory.file_name().unwrap().to_str().unwrap() {
+            "debug" => "dev",
+            other => other,
+        };
+        let mut build = Command::new(env!("CARGO"));
+        build.args(["build", "--package", "spanheap-malloc", "--profile", profile]);
+        build.arg("--target-dir").arg(directory.parent().unwrap());
+        let result = build.output().unwrap();
+        assert!(result.status.success(), "{}", String::from_utf8_lossy(&result.stderr));
+        directory.join("libspanheap_malloc.so")
+    });
+    built.clone()
+}
+
 /// How a command ended, as text.
 pub(crate) struct Ended {
     pub(crate) status: std::process::ExitStatus,
@@ -86,4 +106,33 @@ pub(crate) fn end(command: &mut Command) -> Ended {
     let Output { status, stdout, stderr } = command.output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
     Ended { status, stdout: text(stdout), stderr: text(stderr) }
+}
+
+/// A program that ends with the test.
+pub(crate) struct Started(pub(crate) std::process::Child);
+
+impl Started {
+    /// The process's number.
+    pub(crate) fn pid(&self) -> String {
+        self.0.id().to_string()
+    }
+}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Starts a shell script on the real library, with these options for the heap, and waits until it has said `ready`.
+pub(crate) fn start_script(script: &str, options: &str) -> Started {
+    use std::io::{BufRead, BufReader};
+    let mut command = Command::new("bash");
+    command.args(["-c", script]).env("LD_PRELOAD", library()).env("SPANHEAP_CONF", options);
+    let mut child = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line, "ready\n");
+    Started(child)
 }
