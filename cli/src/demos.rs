@@ -162,7 +162,7 @@ impl ChurnArgs {
 }
 
 /// Reads a time in seconds, at most a year.
-fn seconds(text: &str) -> Result<Duration, String> {
+pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
     let seconds = text.parse().ok().filter(|seconds| (0.0..=365.0 * 86400.0).contains(seconds));
     seconds.map(Duration::from_secs_f64).ok_or("a number of seconds, such as 2.5".into())
 }

@@ -37,6 +37,8 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::exit;
+#[cfg(feature = "top")]
+use std::time::Duration;
 
 /// Runs programs on Spanheap, a heap of typed spans with exact books by purpose.
 #[derive(Parser)]
@@ -225,7 +227,7 @@ struct TopArgs {
     #[arg(long, value_name = "N", requires = "pid")]
     heap: Option<u64>,
     /// Seconds between two looks
-    #[arg(long, value_name = "S", default_value = "1", value_parser = seconds)]
+    #[arg(long, value_name = "S", default_value = "1", value_parser = demos::seconds)]
     interval: Duration,
 }
 

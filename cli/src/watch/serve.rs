@@ -234,7 +234,7 @@ mod tests {
             headers.insert(header::HOST, HeaderValue::from_str(host).unwrap());
             is_address(&headers)
         };
-        for host in ["localhost", "LOCALHOST:80", "127.0.0.1:8080", "[::1]:8080", "::1", "192.168.1.7"] {
+        for host in ["localhost", "LOCALHOST:80", "127.0.0.1:8080", "[::1]:8080", "[::1]", "192.168.1.7"] {
             assert!(with(host), "{host}");
         }
         for host in ["example.org", "example.org:8080", "127.0.0.1.example.org", "", "localhost.example.org"]
