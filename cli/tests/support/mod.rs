@@ -74,26 +74,6 @@ pub(crate) fn run<A: AsRef<OsStr>>(arguments: &[A]) -> Command {
     command
 }
 
-/// The library, built beside the command under test.
-pub(crate) fn library() -> PathBuf {
-    static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
-    let built = LIBRARY.get_or_init(|| {
-        let directory = PathBuf::from(env!("CARGO_BIN_EXE_spanheap")).parent().unwrap().to_path_buf();
-        // The directory has the name of the profile, but for the one that is called after what it is for.
-        let profile = match directory.file_name().unwrap().to_str().unwrap() {
-            "debug" => "dev",
-            other => other,
-        };
-        let mut build = Command::new(env!("CARGO"));
-        build.args(["build", "--package", "spanheap-malloc", "--profile", profile]);
-        build.arg("--target-dir").arg(directory.parent().unwrap());
-        let result = build.output().unwrap();
-        assert!(result.status.success(), "{}", String::from_utf8_lossy(&result.stderr));
-        directory.join("libspanheap_malloc.so")
-    });
-    built.clone()
-}
-
 /// How a command ended, as text.
 pub(crate) struct Ended {
     pub(crate) status: std::process::ExitStatus,
