@@ -18,7 +18,7 @@ pub mod stats;
 
 pub use base::{Bytes, Exhausted, Pages, Scarce};
 #[cfg(not(loom))]
-pub use front::collect::{self, Array, Edge, Gc, Root, Trace};
+pub use front::collect::{self, Array, Edge, Gc, Root, Trace, Weak, WeakMap};
 #[cfg(not(loom))]
 pub use front::stacks::describe_overflow;
 #[cfg(not(loom))]

@@ -16,7 +16,9 @@ use syn::{
 };
 
 /// Implements `spanheap::Trace`. Every field's type must implement it; plain data that never holds a reference may be
-/// wrapped in `spanheap::collect::Plain`.
+/// wrapped in `spanheap::collect::Plain`. A type
+/// with `Drop` of its own is refused, since its references may lead nowhere when it is dropped: such data goes into a
+/// field that is `Plain`.
 #[proc_macro_derive(Trace)]
 pub fn trace(input: TokenStream) -> TokenStream {
     let input = parse_macro_input!(input as DeriveInput);
@@ -45,7 +47,16 @@ fn implement(input: &DeriveInput) -> Result<Tokens, Error> {
         }
     }
     let (implementation, _, bounds) = generics.split_for_impl();
+    let (bare, _, _) = input.generics.split_for_impl();
+    let own_bounds = &input.generics.where_clause;
     Ok(quote! {
+        // A destructor could look at references that lead nowhere any more; data with one is wrapped in `Plain`.
+        const _: () = {
+            trait TypesWithReferencesHaveNoDestructorOfTheirOwn {}
+            #[allow(drop_bounds)]
+            impl<T: ?Sized + ::core::ops::Drop> TypesWithReferencesHaveNoDestructorOfTheirOwn for T {}
+            impl #bare TypesWithReferencesHaveNoDestructorOfTheirOwn for #name #types #own_bounds {}
+        };
         // SAFETY: every field's own map stands at the field's offset, or all words count.
         #[automatically_derived]
         unsafe impl #implementation ::spanheap::Trace for #name #types #bounds {

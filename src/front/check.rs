@@ -91,6 +91,12 @@ impl Heap {
     pub fn check(&self) -> Result<(), CheckError> {
         let mine = self.mutator().number;
         let check = |still: Option<Still<'_>>| {
+            if let Some(still) = &still {
+                // First, since threads that are outside let go of weak references meanwhile: that takes locks of its own.
+                if let Err(broken) = still.check_attachments() {
+                    return Ok(Err(broken.into()));
+                }
+            }
             report::with_blank(|snapshot| Stopped::new(self.core()).check(mine, snapshot, still.as_ref()))
         };
         let checked = match self.core().collection() {

@@ -340,9 +340,22 @@ impl Drop for Heap {
         if let Some(collection) = self.core().collection() {
             collection.end_threads();
         }
-        threads::withdraw(self.core());
-        // SAFETY: everything that came from the heap borrows it, so nothing of it is used any more; no thread
-        // that still lists it will look at it, because it was withdrawn.
-        unsafe { HeapCore::destroy(self.core.as_ptr()) };
+        /// Takes the heap down, also when a destructor panics.
+        struct Rest(NonNull<HeapCore>);
+        impl Drop for Rest {
+            fn drop(&mut self) {
+                // SAFETY: the heap's own core, at the end of the heap; see below.
+                unsafe {
+                    threads::withdraw(self.0.as_ref());
+                    HeapCore::destroy(self.0.as_ptr());
+                }
+            }
+        }
+        // Everything that came from the heap borrows it, so nothing of it is used any more; no thread that still lists it
+        // will look at it, because it is withdrawn.
+        let _rest = Rest(self.core);
+        if let Some(collection) = self.core().collection() {
+            collection.drop_values(self);
+        }
     }
 }

@@ -14,6 +14,8 @@
 //! |---|---|---|
 //! | finalizer | what the object holds is marked, not itself | the object lives on; the finalizer is due |
 //! | finalizer that is due or runs | the object is a root | |
+//! | destructor | | the object's memory stays; the destructor is due |
+//! | destructor that is due or runs | the object is a root | |
 //! | weak reference, short | | cleared |
 //! | weak reference, long | | cleared, unless a finalizer becomes due |
 //! | ephemeron | the value is marked once the key is | taken out of its map |
@@ -29,6 +31,12 @@
 //! an object with a finalizer holds lives longer than it: of two such objects, one of which holds the other, the holder is
 //! finalized first; objects that hold themselves in a circle never are.
 //!
+//! A destructor is a finalizer that looks at no other object, and leaves none behind: it ends the value in place, and
+//! whatever the object led to may be gone by then. So nothing is kept for its sake, objects in circles get theirs, and all
+//! weak references are cleared first. It comes after the object's finalizer, when the object is dead again; the memory is
+//! free when an object is found dead whose destructor has run. Until then the collector may follow what the object still
+//! holds, which is no promise to anybody; any words will do for that.
+//!
 //! # While marking
 //!
 //! Mutators attach and detach at any time. The barrier's promise is that what a mutator holds is reached: it was
@@ -41,7 +49,7 @@
 //! after it began; so if the world is stopped then and nothing turns up, no further pass is needed in the pause.
 //!
 //! 1. A record that is attached is on the list of its object's head, once; its object is allocated.
-//! 2. An object has at most one finalizer, one weak reference of each length, one pin, and one ephemeron of each map.
+//! 2. An object has at most one finalizer, one destructor, one weak reference of each length, one pin, and one ephemeron of each map.
 //! 3. An ephemeron is on its map's list, once, and the map counts them.
 //! 4. Every record that is taken is attached, due, a map, or a weak reference that was cleared and is still held.
 //!
@@ -88,7 +96,7 @@ pub struct Finalizer {
     pub is_traced: bool,
 }
 
-/// A finalizer whose object has died. It is a root until it is [done](AttachmentTable::done).
+/// A finalizer, or a destructor, whose object has died. It is a root until it is [done](AttachmentTable::done).
 #[derive(PartialEq, Eq, Debug)]
 pub struct Due {
     number: u32,
@@ -96,6 +104,8 @@ pub struct Due {
     pub object: Address,
     /// What to do with it.
     pub finalizer: Finalizer,
+    /// Whether it is a destructor.
+    pub is_destructor: bool,
 }
 
 /// Until when a weak reference leads to its object.
@@ -143,10 +153,30 @@ enum Kind {
     Ephemeron,
     Pin,
     Map,
+    Destructor,
+    /// A destructor that waits to be run, or runs.
+    Doomed,
 }
 
-const KINDS: [Kind; 8] =
-    [Kind::Free, Kind::Finalizer, Kind::Due, Kind::Short, Kind::Long, Kind::Ephemeron, Kind::Pin, Kind::Map];
+const KINDS: [Kind; 10] = [
+    Kind::Free,
+    Kind::Finalizer,
+    Kind::Due,
+    Kind::Short,
+    Kind::Long,
+    Kind::Ephemeron,
+    Kind::Pin,
+    Kind::Map,
+    Kind::Destructor,
+    Kind::Doomed,
+];
+
+impl Kind {
+    /// Whether its object has died, and it is yet to be run or runs.
+    fn is_due(self) -> bool {
+        matches!(self, Kind::Due | Kind::Doomed)
+    }
+}
 
 /// An attachment. Links are numbers plus one, so that zero is none.
 #[repr(C)]
@@ -183,7 +213,6 @@ unsafe impl Zeroed for Record {}
 struct Queue {
     first: u32,
     last: u32,
-    count: usize,
 }
 
 /// The attachments of a heap. See the [file's head](self).
@@ -197,6 +226,8 @@ pub struct AttachmentTable {
     /// Guards the growth of the heads.
     growth: Lock<()>,
     due: Lock<Queue>,
+    /// Those in the queue.
+    waiting: AtomicUsize,
     /// The first ephemeron that is not resolved; [`UNKNOWN`] before the first pass of a cycle.
     open: AtomicU32,
 }
@@ -280,9 +311,10 @@ impl AttachmentTable {
             heads,
             records,
             stripes: core::array::from_fn(|_| Lock::new(Rank::Attachments, ())),
-            maps: Lock::new(Rank::Leaf, ()),
+            maps: Lock::new(Rank::Metadata, ()),
             growth: Lock::new(Rank::Metadata, ()),
-            due: Lock::new(Rank::Leaf, Queue::default()),
+            due: Lock::new(Rank::Metadata, Queue::default()),
+            waiting: AtomicUsize::new(0),
             open: AtomicU32::new(UNKNOWN),
         })
     }
@@ -329,17 +361,47 @@ impl AttachmentTable {
         Some(finalizer)
     }
 
+    /// Attaches a destructor to an object that has none.
+    ///
+    /// # Errors
+    /// The system refused memory; nothing has changed.
+    pub fn set_destructor(
+        &self,
+        object: &Object,
+        destructor: Finalizer,
+        access: &mut Access<'_, '_, '_>,
+    ) -> Result<(), SystemError> {
+        debug_assert!(!destructor.is_traced, "a destructor keeps nothing alive");
+        access.settle(self, object.first_page);
+        let list = self.list(object, access.ledger())?;
+        let _locked = list.lock();
+        let number = self.attach(&list, object, access)?;
+        self.record(number).set_finalizer(destructor);
+        self.record(number).set_kind(Kind::Destructor);
+        Ok(())
+    }
+
+    /// Visits every object whose destructor has not begun to run, with that. Nobody attaches or sweeps meanwhile.
+    pub fn for_each_destructor(&self, visit: &mut dyn FnMut(Address, Finalizer)) {
+        for record in (0..self.numbers()).map(|number| self.record(number)) {
+            if matches!(record.kind(), Kind::Destructor | Kind::Doomed) {
+                visit(record.object(), record.finalizer());
+            }
+        }
+    }
+
     /// The finalizer that has been due for longest. Its object and data are roots until it is [done](Self::done).
     pub fn next_due(&self) -> Option<Due> {
         let mut queue = self.due.lock();
         let number = queue.first.checked_sub(1)?;
         let record = self.record(number);
         queue.first = record.next.load(Ordering::Relaxed);
-        queue.count -= 1;
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
         if queue.first == 0 {
             queue.last = 0;
         }
-        Some(Due { number, object: record.object(), finalizer: record.finalizer() })
+        let is_destructor = record.kind() == Kind::Doomed;
+        Some(Due { number, object: record.object(), finalizer: record.finalizer(), is_destructor })
     }
 
     /// A finalizer has run; its object is kept by others from now on, or dies.
@@ -351,7 +413,7 @@ impl AttachmentTable {
 
     /// Finalizers that wait to be run.
     pub fn due(&self) -> usize {
-        self.due.lock().count
+        self.waiting.load(Ordering::Relaxed)
     }
 
     /// A weak reference to an object; all of one length share one. The caller holds it.
@@ -459,7 +521,7 @@ impl AttachmentTable {
             let object = record.object();
             match record.kind() {
                 Kind::Finalizer => visit(AttachedRoot::Contents(object)),
-                Kind::Due | Kind::Pin => visit(AttachedRoot::Object(object)),
+                kind if kind.is_due() || kind == Kind::Pin => visit(AttachedRoot::Object(object)),
                 _ => continue,
             }
             let finalizer = record.finalizer();

@@ -116,6 +116,9 @@ impl<'a, E> HeapDump<'a, E> {
                 Attachment::Finalizer(finalizer, is_due) => {
                     (u64::from(is_due), finalizer.function as u64, finalizer.data as u64)
                 }
+                Attachment::Destructor(destructor, is_due) => {
+                    (6 + u64::from(is_due), destructor.function as u64, destructor.data as u64)
+                }
                 Attachment::Weak(Length::Short, holders) => (2, holders.into(), 0),
                 Attachment::Weak(Length::Long, holders) => (3, holders.into(), 0),
                 Attachment::Ephemeron(map, value) => (4, map.0.into(), self.place(value)),

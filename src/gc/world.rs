@@ -35,6 +35,9 @@ pub const HAND_OVER: u32 = 2;
 /// The thread is to drive a cycle, since nobody else will.
 pub const CYCLE: u32 = 4;
 
+/// The thread is to run finalizers that are due.
+pub const FINALIZE: u32 = 8;
+
 /// Where a thread stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]

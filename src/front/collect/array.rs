@@ -60,6 +60,18 @@ impl<T> Array<T> {
     }
 }
 
+/// Drops the items of an array.
+///
+/// # Safety
+/// An array of `T` is there, and nobody uses it afterwards.
+unsafe fn end_items<T>(at: NonNull<u8>) {
+    // SAFETY: the caller's promise: so many items lie behind the header.
+    unsafe {
+        let items = at.byte_add(Array::<T>::HEADER).cast::<T>();
+        NonNull::slice_from_raw_parts(items, (*at.cast::<Array<T>>().as_ptr()).length).drop_in_place();
+    }
+}
+
 impl<'g, T> Gc<'g, Array<T>> {
     /// The items.
     #[inline]
@@ -93,15 +105,24 @@ impl<'g> Context<'g, '_> {
         length: usize,
         mut item: impl FnMut(usize) -> T,
     ) -> Result<Gc<'g, Array<T>>, Exhausted> {
-        const { assert!(!core::mem::needs_drop::<T>(), "items of arrays are not dropped") };
         let size = Array::<T>::size(length).ok_or_else(|| self.too_large(usize::MAX))?;
-        let array = self.allocate_items::<T>(size)?.cast::<Array<T>>();
+        let array = self.allocate_items::<T>(size)?;
+        if const { core::mem::needs_drop::<T>() } {
+            self.end_with(array, end_items::<T>, 0)?;
+        }
+        let array = array.cast::<Array<T>>();
         // SAFETY: fresh memory of that size, which the collector sees as zeros so far, and nobody else. If making an
-        // item panics, the rest stays zeros.
+        // item panics, the rest stays zeros; the items that are there are dropped in their time.
         unsafe {
-            (&raw mut (*array.as_ptr()).length).write(length);
+            let counted = &raw mut (*array.as_ptr()).length;
             let items = array.as_ptr().byte_add(Array::<T>::HEADER).cast::<T>();
-            (0..length).for_each(|at| items.add(at).write(item(at)));
+            for at in 0..length {
+                items.add(at).write(item(at));
+                if const { core::mem::needs_drop::<T>() } {
+                    counted.write(at + 1);
+                }
+            }
+            counted.write(length);
             Ok(Gc::new(array))
         }
     }

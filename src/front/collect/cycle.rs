@@ -23,10 +23,10 @@ use crate::base::{Broken, Bytes, Exhausted};
 use crate::front::core::HeapCore;
 use crate::front::environment;
 use crate::front::heap::Heap;
+use crate::gc::attach::AttachedRoot;
 use crate::gc::trace::{CycleTrace, Reason};
-use crate::gc::world::{Answer, HAND_OVER, Station, World};
-use crate::gc::{Progress, RootRange, Source, Unmarked, Verifier, Worker};
-use crate::object::NoAttachments;
+use crate::gc::world::{Answer, FINALIZE, HAND_OVER, Station, World};
+use crate::gc::{Marking, Progress, RootRange, Source, Unmarked, Verifier, Worker};
 use crate::os::Nanoseconds;
 use crate::stats::Figures;
 
@@ -84,6 +84,8 @@ pub struct Statistics {
 /// What the driver has: guarded by the lock of the cycle.
 pub(super) struct Cycle {
     worker: Worker,
+    /// Objects known to be marked when ephemerons were last resolved.
+    resolved: u64,
     /// When the last one ended.
     ended: Nanoseconds,
     /// Processor time that all of them took, as far as it is known.
@@ -92,7 +94,7 @@ pub(super) struct Cycle {
 
 impl Cycle {
     pub(super) fn new(now: Nanoseconds) -> Cycle {
-        Cycle { worker: Worker::new(), ended: now, spent: 0 }
+        Cycle { worker: Worker::new(), resolved: 0, ended: now, spent: 0 }
     }
 }
 
@@ -142,7 +144,7 @@ impl Collection {
                 continue;
             }
             self.background.end_help();
-            if let (Some((settled, progress, marked)), pause) = self.end(heap, marking) {
+            if let (Some((settled, progress, marked)), pause) = self.end(heap, cycle, marking) {
                 break (settled, progress, marked, pause);
             }
         };
@@ -188,7 +190,7 @@ impl Collection {
     fn sweep_all(&self, heap: &Heap) {
         let mutator = heap.mutator();
         while self
-            .with_work(heap, mutator, |work| self.objects.sweep_chunk(work, &mut NoAttachments))
+            .with_sweeping(heap, mutator, |objects, work, sweeping| objects.sweep_chunk(work, sweeping))
             .is_some()
         {}
         let mut backoff = Backoff::new();
@@ -196,6 +198,10 @@ impl Collection {
             backoff.step();
         }
         self.pacing.commit(heap.core(), &self.objects, &self.config, true);
+        if self.attachments.due() > 0 {
+            let made = self.roster.lock().made;
+            self.members(made).for_each(|member| member.station.ask(FINALIZE));
+        }
     }
 
     /// The pause at the beginning.
@@ -207,6 +213,7 @@ impl Collection {
             self.objects.set_marking(true);
             heap.core().begin_marking();
             self.collector.begin();
+            self.attachments.begin_marking();
             for member in members.clone() {
                 member.set_marking(true);
                 member.credit.set(0);
@@ -228,14 +235,27 @@ impl Collection {
                 // SAFETY: the range is committed; what is no root there are small numbers.
                 unsafe { cycle.worker.scan_words(range, Source::Roots, marking) };
             }
+            self.attachments.scan_roots(0..self.attachments.numbers(), &mut cycle.worker, marking);
         });
     }
 
     /// Marks until there is no work anywhere.
     fn mark(&self, heap: &Heap, cycle: &mut Cycle) {
         self.with_marking(heap, heap.mutator(), |marking| {
-            cycle.worker.drain_with_others(marking, || false);
+            loop {
+                cycle.worker.drain_with_others(marking, || false);
+                if !self.resolve(cycle, marking) {
+                    break;
+                }
+            }
         });
+    }
+
+    /// Shades the values of ephemerons whose keys are marked. Returns whether there were any.
+    fn resolve(&self, cycle: &mut Cycle, marking: &mut Marking<'_>) -> bool {
+        cycle.resolved = self.collector.progress().marked_objects;
+        let worker = &mut cycle.worker;
+        self.attachments.resolve(&self.objects, &mut |value| worker.shade(value, marking)) > 0
     }
 
     /// Has every mutator hand over what it noted, while all run. Returns whether work came of it.
@@ -255,11 +275,21 @@ impl Collection {
     }
 
     /// The pause at the end: what marking came to, if it has ended.
-    fn end(&self, heap: &Heap, marking: Nanoseconds) -> (Option<(Settled, Progress, Bytes)>, Nanoseconds) {
+    fn end(
+        &self,
+        heap: &Heap,
+        cycle: &mut Cycle,
+        marking: Nanoseconds,
+    ) -> (Option<(Settled, Progress, Bytes)>, Nanoseconds) {
         let ended = self.paused(heap, false, |members| {
             self.with_marking(heap, heap.mutator(), |marking| {
                 // SAFETY: the world stands still.
                 members.clone().for_each(|member| unsafe { self.empty(member, marking) });
+                // What was marked since the last pass may be keys, also where nothing follows from them.
+                while self.collector.progress().marked_objects != cycle.resolved {
+                    self.resolve(cycle, marking);
+                    cycle.worker.leave(marking);
+                }
             });
             if !self.collector.is_quiet() {
                 return None;
@@ -269,6 +299,8 @@ impl Collection {
             }
             let progress = self.with_work(heap, heap.mutator(), |work| {
                 let progress = self.collector.end(&work.ground);
+                // SAFETY: the world stands still, and no helper marks.
+                unsafe { self.shapes.roll_up(work.ground, work.spans) };
                 for member in members {
                     member.set_marking(false);
                     // SAFETY: the world stands still.
@@ -306,6 +338,13 @@ impl Collection {
                 // SAFETY: ranges are removed by threads that run.
                 unsafe { verifier.range(&range) }?;
             }
+            let mut refused = Ok(());
+            self.attachments.roots(0..self.attachments.numbers(), &mut |root| {
+                if let (AttachedRoot::Object(address), Ok(())) = (root, &refused) {
+                    refused = verifier.root(address);
+                }
+            });
+            refused?;
             Ok::<_, Exhausted>(verifier.finish())
         });
         if let Ok(Err(Unmarked { object, parent })) = reached {
@@ -333,6 +372,23 @@ impl Collection {
         self.world.stop(others.clone());
         let _standing = Standing { world: &self.world, stations: others };
         work(Some(Still(members)))
+    }
+
+    /// Runs `work` while the world stands still, all is swept, and no cache has anything. The calling thread is not
+    /// running.
+    pub(super) fn while_swept<T>(&self, heap: &Heap, work: impl FnOnce() -> T) -> T {
+        let _cycle = self.cycle.lock();
+        self.sweep_all(heap);
+        let roster = self.roster.lock();
+        let members = self.members(roster.made);
+        let stations = members.clone().map(|member| &member.station);
+        self.world.stop(stations.clone());
+        let _standing = Standing { world: &self.world, stations };
+        self.with_work(heap, heap.mutator(), |objects| {
+            // SAFETY: the world stands still.
+            members.for_each(|member| self.objects.flush(unsafe { &mut *member.cache() }, objects));
+        });
+        work()
     }
 
     /// Stops the world for `work`, and lets it go on; also how long that took. Marking is on afterwards, or off.
@@ -413,5 +469,14 @@ impl Still<'_> {
         // SAFETY: as above; the caller's promise.
         unsafe { collection.objects.check(&core.pages, figures, caches) }?;
         collection.collector.check(&core.pages)
+    }
+
+    /// Proves the invariants of what hangs on objects. No lock of the heap's is held but those that keep it still.
+    ///
+    /// # Errors
+    /// The first one that does not hold.
+    pub(crate) fn check_attachments(&self) -> Result<(), Broken> {
+        let collection = self.0.collection;
+        collection.attachments.check(&collection.objects, collection.running.load(Ordering::Relaxed))
     }
 }

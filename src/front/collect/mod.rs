@@ -26,6 +26,8 @@
 pub mod array;
 mod background;
 mod cycle;
+mod dump;
+pub mod finalize;
 pub mod member;
 pub mod mutator;
 mod pacing;
@@ -34,6 +36,7 @@ pub mod refs;
 pub mod root;
 mod slow;
 pub mod trace;
+pub mod weak;
 
 pub use array::Array;
 pub(crate) use cycle::Still;
@@ -42,17 +45,21 @@ pub use mutator::{Context, Mutator};
 pub use refs::{Edge, Gc};
 pub use root::Root;
 pub use trace::{Map, Plain, Trace};
+pub use weak::{Weak, WeakMap};
 
+#[cfg(test)]
+mod attached_tests;
 #[cfg(test)]
 mod tests;
 
-use crate::base::sync::{AtomicU64, Ordering};
-use crate::base::{Address, Bytes, Exhausted, Guard, Lock, Rank, Scarce, purpose};
+use crate::base::sync::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use crate::base::{Address, Bytes, Exhausted, Guard, Lock, PAGE_SIZE, Pages, Rank, Scarce, purpose};
 use crate::block::Work;
 use crate::front::core::HeapCore;
 use crate::front::heap::Heap;
 use crate::front::mutator as thread;
-use crate::gc::world::{CYCLE, HAND_OVER, STOP, World};
+use crate::gc::attach::{Access, AttachmentTable, Sweeping};
+use crate::gc::world::{CYCLE, FINALIZE, HAND_OVER, STOP, World};
 use crate::gc::{Collector, Marking};
 use crate::object::{ObjectWork, Objects, Shapes};
 use crate::os::{Nanoseconds, Pool, System, SystemError, Table};
@@ -65,12 +72,15 @@ use member::Member;
 const MOST_MEMBERS: usize = 4096;
 /// The most roots.
 const MOST_ROOTS: usize = 1 << 26;
+/// The most addresses that one operation on attachments hands out or takes in.
+const MOST_NOTED: usize = 8;
 
 /// What a heap has for its collected objects.
 pub(crate) struct Collection {
     pub(super) objects: Objects,
     pub(super) shapes: Shapes,
     pub(super) collector: Collector,
+    pub(crate) attachments: AttachmentTable,
     pub(super) world: World,
     members: Table<Member>,
     pub(super) roster: Lock<Roster>,
@@ -80,6 +90,10 @@ pub(crate) struct Collection {
     pacing: pacing::Pacing,
     /// Cycles that have begun.
     begun: AtomicU64,
+    /// Slow allocations, where [`CollectConfig::stress`] counts them.
+    slow: AtomicU32,
+    /// Finalizers that were taken to be run and are not done.
+    running: AtomicUsize,
     /// When the collection was made.
     made: Nanoseconds,
     pub(super) config: CollectConfig,
@@ -147,6 +161,7 @@ struct Tables {
     objects: Option<Objects>,
     shapes: Option<Shapes>,
     collector: Option<Collector>,
+    attachments: Option<AttachmentTable>,
     members: Option<Table<Member>>,
     roots: Option<Pool<root::Cell>>,
 }
@@ -158,6 +173,8 @@ impl Tables {
         objects.add_purpose(purpose::OBJECTS, ledger)?;
         self.shapes = Some(Shapes::reserve(system, ledger)?);
         self.collector = Some(Collector::reserve(system, ledger)?);
+        let pages = Pages(core.pages.region().size().0 / PAGE_SIZE);
+        self.attachments = Some(AttachmentTable::reserve(system, pages, ledger)?);
         let (of_members, of_roots) = (c"spanheap: members", c"spanheap: roots");
         let kind = MetadataKind::Mutators;
         self.members = Some(Table::reserve(system, kind, MOST_MEMBERS, of_members, ledger)?);
@@ -173,6 +190,7 @@ impl Tables {
             self.objects.iter().for_each(|objects| objects.destroy());
             self.shapes.iter().for_each(|shapes| shapes.destroy());
             self.collector.iter().for_each(|collector| collector.destroy());
+            self.attachments.iter().for_each(|attachments| attachments.destroy());
             self.members.iter().for_each(|members| members.destroy());
             self.roots.iter().for_each(|roots| roots.destroy());
         }
@@ -274,12 +292,15 @@ impl Collection {
             unsafe { tables.destroy() };
             return Err(error);
         }
-        let Tables { objects, shapes, collector, members, roots } = tables;
+        let Tables { objects, shapes, collector, attachments, members, roots } = tables;
         let made = "every table was made";
+        let objects = objects.expect(made);
+        objects.set_poison(config.poison);
         Ok(Collection {
-            objects: objects.expect(made),
+            objects,
             shapes: shapes.expect(made),
             collector: collector.expect(made),
+            attachments: attachments.expect(made),
             world: World::default(),
             members: members.expect(made),
             roster: Lock::new(Rank::Members, Roster::default()),
@@ -288,6 +309,8 @@ impl Collection {
             cycle: Lock::new(Rank::Cycle, cycle::Cycle::new(core.system.now())),
             pacing: pacing::Pacing::new(core, &config),
             begun: AtomicU64::new(0),
+            slow: AtomicU32::new(0),
+            running: AtomicUsize::new(0),
             made: core.system.now(),
             config,
             statistics: Lock::new(Rank::Leaf, Statistics::default()),
@@ -305,6 +328,7 @@ impl Collection {
             self.objects.destroy();
             self.shapes.destroy();
             self.collector.destroy();
+            self.attachments.destroy();
             self.members.destroy();
             self.roots.destroy();
         }
@@ -317,6 +341,8 @@ impl Collection {
         self.shapes.committed_ranges().for_each(|(at, size)| visit(MetadataKind::Shapes, at, size));
         let roots = self.roots.committed_ranges().chain(self.collector.roots.committed_ranges());
         roots.for_each(|(at, size)| visit(MetadataKind::Roots, at, size));
+        let attachments = self.attachments.committed_ranges();
+        attachments.for_each(|(at, size)| visit(MetadataKind::Attachments, at, size));
         self.members.committed_ranges().for_each(|(at, size)| visit(MetadataKind::Mutators, at, size));
     }
 
@@ -412,6 +438,9 @@ impl Collection {
                 self.go_out(heap, member);
                 self.collect_if_due(heap);
                 self.come_in(member);
+            } else if asked & FINALIZE != 0 {
+                member.station.done(FINALIZE);
+                self.run_due(heap, member);
             } else {
                 return;
             }
@@ -466,6 +495,37 @@ impl Collection {
         work(&mut ObjectWork { ground, spans })
     }
 
+    /// Runs `work` with what it takes to sweep, and to look after what hangs on objects.
+    pub(super) fn with_sweeping<T>(
+        &self,
+        heap: &Heap,
+        mutator: &thread::Mutator,
+        work: impl FnOnce(&Objects, &mut ObjectWork<'_, '_>, &mut Sweeping<'_>) -> T,
+    ) -> T {
+        let sweeping = &mut self.attachments.sweeping(&self.objects);
+        self.with_work(heap, mutator, |objects| work(&self.objects, objects, sweeping))
+    }
+
+    /// Runs `work` with the table of attachments. What it hands out or takes in while the collector marks is noted before
+    /// the thread gets to its next safepoint.
+    fn with_attachments<T>(
+        &self,
+        heap: &Heap,
+        member: &Member,
+        work: impl FnOnce(&AttachmentTable, &mut Access<'_, '_, '_>) -> T,
+    ) -> T {
+        let (mut noted, mut count) = ([0; MOST_NOTED], 0);
+        let done = self.with_work(heap, member.mutator(), |objects| {
+            let shade = &mut |address: Address| {
+                noted[count] = address.0;
+                count += 1;
+            };
+            work(&self.attachments, &mut Access { objects: &self.objects, work: objects, shade })
+        });
+        noted[..count].iter().for_each(|&address| self.note(heap, member, address, 0));
+        done
+    }
+
     /// Notes a store, while marking.
     fn note(&self, heap: &Heap, member: &Member, old: usize, new: usize) {
         // SAFETY: the member is the calling thread's, and running.
@@ -477,7 +537,6 @@ impl Collection {
 
     /// A cell that holds an object's address.
     fn new_root(&self, heap: &Heap, object: usize) -> Result<u32, Exhausted> {
-        let core = heap.core();
         let taken = heap.with_local(|core, mutator, _| self.roots.take(core.ledger(mutator)));
         match taken {
             Ok(taken) => {
@@ -485,13 +544,14 @@ impl Collection {
                 cell.0.store(object, Ordering::Release);
                 Ok(taken.number)
             }
-            Err(error) => Err(Exhausted {
-                scarce: Scarce::System(error.0),
-                purpose: core.meters.name(purpose::OBJECTS),
-                wanted: Bytes(size_of::<root::Cell>()),
-                limit: Bytes::ZERO,
-            }),
+            Err(error) => Err(self.refused(heap, error, Bytes(size_of::<root::Cell>()))),
         }
+    }
+
+    /// The answer when the system refuses memory for one of the collection's tables.
+    fn refused(&self, heap: &Heap, error: SystemError, wanted: Bytes) -> Exhausted {
+        let purpose = heap.core().meters.name(purpose::OBJECTS);
+        Exhausted { scarce: Scarce::System(error.0), purpose, wanted, limit: Bytes::ZERO }
     }
 
     fn too_large(&self, heap: &Heap, size: Bytes) -> Exhausted {

@@ -14,6 +14,7 @@
 //! The member is this thread's as long as the [`Mutator`] lives, which cannot leave its thread. The collector touches a
 //! member's cache and buffer only while the thread stands at a safepoint or is outside.
 
+use super::finalize::end;
 use super::member::Member;
 use super::refs::{Brand, Gc};
 use super::root::Root;
@@ -94,16 +95,21 @@ impl<'h> Mutator<'h> {
     #[inline]
     pub fn run<R>(&mut self, work: impl for<'g> FnOnce(&Context<'g, 'h>) -> R) -> R {
         self.safepoint();
-        let (heap, collection, member) = (self.heap, self.collection, self.member);
-        work(&Context { heap, collection, member, brand: PhantomData, here: PhantomData })
+        work(&Context::new(self.heap, self.collection, self.member))
     }
 
-    /// A place where the collector may begin or end a cycle. [`Mutator::run`] begins with one.
+    /// A place where the collector may begin or end a cycle, and where destructors and finalizers that are due run.
+    /// [`Mutator::run`] begins with one.
     #[inline(always)]
     pub fn safepoint(&mut self) {
         if self.member.station.asked() != 0 {
             self.collection.answer(self.heap, self.member);
         }
+    }
+
+    /// What the mutator is made of.
+    pub(super) fn parts(&self) -> (&'h Heap, &'h Collection, &'h Member) {
+        (self.heap, self.collection, self.member)
     }
 
     /// Does something that touches no objects and may take long: the collector does not wait for it.
@@ -169,20 +175,52 @@ impl<'g, 'h> Context<'g, 'h> {
         self.heap
     }
 
-    /// Allocates an object.
+    /// Allocates an object. If its type needs dropping, the value is dropped once the object has died, at a
+    /// [safepoint](Mutator::safepoint) of some thread or by [`Heap::run_finalizers`], or with the heap.
     ///
     /// # Errors
     /// [`Exhausted`], when a limit or the system stands in the way. The value is dropped then.
     #[inline(always)]
     pub fn allocate<T: Trace>(&self, value: T) -> Result<Gc<'g, T>, Exhausted> {
         const { assert!(align_of::<T>() <= 16, "objects are aligned to at most 16 bytes") };
-        const { assert!(!core::mem::needs_drop::<T>(), "objects are not dropped") };
         let plan = const { plan_of::<T>() };
-        let object = self.allocate_raw(plan.size, plan)?.cast::<T>();
+        let object = self.allocate_raw(plan.size, plan)?;
+        if const { core::mem::needs_drop::<T>() } {
+            self.end_with(object, end::<T>, 0)?;
+        }
+        let object = object.cast::<T>();
         // SAFETY: fresh memory for a `T`, which nobody else knows.
         unsafe { object.write(value) };
         // SAFETY: the object was just allocated, on this context's heap.
         Ok(unsafe { Gc::new(object) })
+    }
+
+    /// As [`Context::allocate`], for a value that keeps so many more bytes elsewhere, until it is dropped: they count
+    /// for the next collection as if they were objects.
+    ///
+    /// # Errors
+    /// As [`Context::allocate`].
+    pub fn allocate_with_external<T: Trace>(&self, value: T, bytes: Bytes) -> Result<Gc<'g, T>, Exhausted> {
+        const { assert!(align_of::<T>() <= 16, "objects are aligned to at most 16 bytes") };
+        let plan = const { plan_of::<T>() };
+        let object = self.allocate_raw(plan.size, plan)?;
+        self.end_with(object, end::<T>, bytes.0)?;
+        let object = object.cast::<T>();
+        // SAFETY: fresh memory for a `T`, which nobody else knows.
+        unsafe { object.write(value) };
+        // SAFETY: the object was just allocated, on this context's heap.
+        Ok(unsafe { Gc::new(object) })
+    }
+
+    /// What the context is made of.
+    #[inline]
+    pub(super) fn parts(&self) -> (&'h Heap, &'h Collection, &'h Member) {
+        (self.heap, self.collection, self.member)
+    }
+
+    /// A context of a thread that is between two safepoints.
+    pub(super) fn new(heap: &'h Heap, collection: &'h Collection, member: &'h Member) -> Context<'g, 'h> {
+        Context { heap, collection, member, brand: PhantomData, here: PhantomData }
     }
 
     /// Memory for an object, all zeros.

@@ -10,7 +10,7 @@ use crate::base::sync::Ordering;
 use crate::base::{Address, Bytes, Exhausted, PAGE_SIZE, PageId, Scarce, purpose};
 use crate::front::heap::Heap;
 use crate::gc::world::CYCLE;
-use crate::object::{NoAttachments, ShapeId, SpanClass, SpanKind, Take};
+use crate::object::{ShapeId, SpanClass, SpanKind, Take};
 use crate::os::Nanoseconds;
 use core::ptr::NonNull;
 
@@ -113,8 +113,9 @@ impl Collection {
         // Whole dead spans first, so that the heap need not grow for what is free already.
         let mut pages = wanted.pages_ceil().0;
         while pages > 0 {
-            let reclaimed =
-                self.with_work(heap, mutator, |work| self.objects.reclaim_chunk(work, &mut NoAttachments));
+            let reclaimed = self.with_sweeping(heap, mutator, |objects, work, sweeping| {
+                objects.reclaim_chunk(work, sweeping)
+            });
             let Some(reclaimed) = reclaimed else { break };
             pages = pages.saturating_sub(reclaimed.pages.0);
         }
@@ -136,7 +137,8 @@ impl Collection {
     /// Sweeps a chunk. Returns whether there was one.
     fn sweep_some(&self, heap: &Heap, member: &Member) -> bool {
         let mutator = member.mutator();
-        self.with_work(heap, mutator, |work| self.objects.sweep_chunk(work, &mut NoAttachments)).is_some()
+        self.with_sweeping(heap, mutator, |objects, work, sweeping| objects.sweep_chunk(work, sweeping))
+            .is_some()
     }
 
     /// What a thread owes the collector for allocating: it asks for a cycle when it is time for one, and marks in
@@ -148,9 +150,15 @@ impl Collection {
             if credit < 0 {
                 self.assist(heap, member);
             }
-        } else if self.pacing.is_due(&self.objects) {
+        } else if self.pacing.is_due(&self.objects) || self.is_stressed() {
             self.request(heap, member);
         }
+    }
+
+    /// Whether it is time for a cycle because somebody looks for faults.
+    fn is_stressed(&self) -> bool {
+        let every = |every| self.slow.fetch_add(1, Ordering::Relaxed) % u32::max(every, 1) == 0;
+        self.config.stress.is_some_and(every)
     }
 
     /// Asks for a cycle, once.

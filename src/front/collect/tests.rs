@@ -18,23 +18,23 @@ struct Node {
     right: Edge<Node>,
 }
 
-fn heap(config: CollectConfig) -> Heap {
+pub(super) fn heap(config: CollectConfig) -> Heap {
     let heap = Heap::new(Config { reserve: Bytes::gib(4), ..Config::default() }).unwrap();
     heap.configure_collector(config).unwrap();
     heap
 }
 
 /// No cycle but those that the test asks for.
-fn by_hand() -> CollectConfig {
+pub(super) fn by_hand() -> CollectConfig {
     CollectConfig { percent: None, workers: 0, verify: true, ..CollectConfig::default() }
 }
 
-fn in_order(heap: &Heap) {
+pub(super) fn in_order(heap: &Heap) {
     heap.check().unwrap();
     heap.snapshot().check().unwrap();
 }
 
-fn live(heap: &Heap) -> usize {
+pub(super) fn live(heap: &Heap) -> usize {
     heap.collector_statistics().live.0
 }
 
@@ -45,7 +45,7 @@ fn node<'g>(cx: &Context<'g, '_>, number: u64) -> Gc<'g, Node> {
 }
 
 /// Garbage.
-fn waste(cx: &Context<'_, '_>, number: u64) {
+pub(super) fn waste(cx: &Context<'_, '_>, number: u64) {
     let _ = node(cx, number);
 }
 

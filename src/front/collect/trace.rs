@@ -129,6 +129,20 @@ impl Map {
 /// }
 /// ```
 ///
+/// A destructor of its own it cannot have, since the objects that it refers to may be gone before; fields that are
+/// [`Plain`] are dropped with it:
+///
+/// ```compile_fail,E0119
+/// #[derive(spanheap::Trace)]
+/// struct Last {
+///     next: spanheap::Edge<Last>,
+/// }
+///
+/// impl Drop for Last {
+///     fn drop(&mut self) {}
+/// }
+/// ```
+///
 /// # Safety
 /// `MAP` names every word that may hold a reference to a collected object. The type's destructor looks at no reference.
 pub unsafe trait Trace: Send + Sync + 'static {

@@ -1,7 +1,10 @@
 //! Proves the numbered invariants of attachments.
+//!
+//! # Safety
+//! The locks that are given back were taken in the same function.
 
 use super::{AttachmentTable, Kind, MapId, Record};
-use crate::base::{Address, Broken, Invariant};
+use crate::base::{Address, Broken, Invariant, Lock};
 use crate::object::Objects;
 use core::sync::atomic::Ordering;
 
@@ -17,11 +20,19 @@ impl AttachmentTable {
     /// # Errors
     /// The first invariant that does not hold.
     pub fn check(&self, objects: &Objects, running: usize) -> Result<(), Broken> {
+        self.stripes.iter().for_each(Lock::acquire_equal);
+        let checked = self.check_records(objects, running);
+        // SAFETY: this thread has just taken them.
+        self.stripes.iter().for_each(|stripe| unsafe { stripe.release() });
+        checked
+    }
+
+    fn check_records(&self, objects: &Objects, running: usize) -> Result<(), Broken> {
         let (mut listed, mut ephemerons, mut maps, mut entries, mut cleared) = (0, 0, 0, 0, 0);
         for number in 0..self.numbers() {
             let record = self.record(number);
             match record.kind() {
-                Kind::Free | Kind::Due => {}
+                Kind::Free | Kind::Due | Kind::Doomed => {}
                 Kind::Map => {
                     maps += 1;
                     entries += self.check_map(MapId(number))?;

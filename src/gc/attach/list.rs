@@ -9,6 +9,8 @@ use core::sync::atomic::Ordering;
 pub enum Attachment {
     /// A finalizer, and whether its object has died, so that it is due or runs.
     Finalizer(Finalizer, bool),
+    /// A destructor, and whether its object has died.
+    Destructor(Finalizer, bool),
     /// A weak reference, and how many hold it.
     Weak(Length, u32),
     /// The object is a key of this map, with this value.
@@ -25,6 +27,8 @@ impl Record {
             Kind::Free | Kind::Map => return None,
             Kind::Finalizer => Attachment::Finalizer(self.finalizer(), false),
             Kind::Due => Attachment::Finalizer(self.finalizer(), true),
+            Kind::Destructor => Attachment::Destructor(self.finalizer(), false),
+            Kind::Doomed => Attachment::Destructor(self.finalizer(), true),
             Kind::Short => Attachment::Weak(Length::Short, uses),
             Kind::Long => Attachment::Weak(Length::Long, uses),
             Kind::Ephemeron => Attachment::Ephemeron(MapId(self.map.load(Ordering::Relaxed)), value),

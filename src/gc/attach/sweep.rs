@@ -37,15 +37,21 @@ impl<'a> Sweeping<'a> {
                 record.set_kind(Kind::Due);
             }
         }
+        for (_, record) in table.on(list.head) {
+            let is_last = || !self.has_due(list, record.object());
+            if record.kind() == Kind::Destructor && self.dead(record, span).is_some() && is_last() {
+                record.set_kind(Kind::Doomed);
+            }
+        }
         let mut next = list.head.load(Ordering::Relaxed);
         while let Some(number) = next.checked_sub(1) {
             let record = table.record(number);
             next = record.next.load(Ordering::Relaxed);
-            if record.kind() == Kind::Due || self.dead(record, span).is_none() {
+            if record.kind().is_due() || self.dead(record, span).is_none() {
                 continue;
             }
             match record.kind() {
-                Kind::Long if self.has_due(list, record.object()) => {}
+                Kind::Long | Kind::Destructor if self.has_due(list, record.object()) => {}
                 Kind::Short | Kind::Long => {
                     table.detach(list.head, number);
                     // Last: who drops it now, or later, finds it off the list.
@@ -59,7 +65,7 @@ impl<'a> Sweeping<'a> {
         while let Some(number) = next.checked_sub(1) {
             let record = table.record(number);
             next = record.next.load(Ordering::Relaxed);
-            if record.kind() == Kind::Due {
+            if record.kind().is_due() {
                 let object = self.objects.find(record.object()).expect("it is dead, but not yet free");
                 span.revive(&object);
                 table.detach(list.head, number);
@@ -99,6 +105,6 @@ impl AttachmentTable {
             None => queue.first = number + 1,
         }
         queue.last = number + 1;
-        queue.count += 1;
+        self.waiting.fetch_add(1, Ordering::Relaxed);
     }
 }
