@@ -48,8 +48,6 @@ pub use trace::{Map, Plain, Trace};
 pub use weak::{Weak, WeakMap};
 
 #[cfg(test)]
-mod attached_tests;
-#[cfg(test)]
 mod tests;
 
 use crate::base::sync::{AtomicU32, AtomicU64, AtomicUsize, Ordering};

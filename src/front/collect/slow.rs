@@ -157,7 +157,7 @@ impl Collection {
 
     /// Whether it is time for a cycle because somebody looks for faults.
     fn is_stressed(&self) -> bool {
-        let every = |every| self.slow.fetch_add(1, Ordering::Relaxed) % u32::max(every, 1) == 0;
+        let every = |every| self.slow.fetch_add(1, Ordering::Relaxed).is_multiple_of(u32::max(every, 1));
         self.config.stress.is_some_and(every)
     }
 

@@ -1,5 +1,7 @@
 //! The collected heap as a program uses it.
 
+mod attached;
+
 use super::*;
 use crate::Config;
 use crate::Trace;

@@ -120,7 +120,8 @@ pub struct WeakMap<'h, K, V> {
     heap: &'h Heap,
     collection: &'h Collection,
     id: MapId,
-    maps: PhantomData<fn(K, V) -> (K, V)>,
+    maps: PhantomData<fn(K) -> V>,
+    takes: PhantomData<fn(V)>,
 }
 
 // SAFETY: objects are shared by all threads of a heap, and so is the table.
@@ -245,6 +246,6 @@ impl<'g, 'h> Context<'g, 'h> {
         let id = collection
             .with_work(heap, member.mutator(), |work| collection.attachments.new_map(work.ground.ledger))
             .map_err(|error| collection.refused(heap, error, RECORD))?;
-        Ok(WeakMap { heap, collection, id, maps: PhantomData })
+        Ok(WeakMap { heap, collection, id, maps: PhantomData, takes: PhantomData })
     }
 }

@@ -1,9 +1,9 @@
 //! What hangs on objects, as a program uses it.
 
-use super::*;
+use super::{by_hand, heap, in_order, live, waste};
 use crate::Trace;
 use crate::base::random::Random;
-use crate::front::collect::tests::{by_hand, heap, in_order, live, waste};
+use crate::front::collect::*;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
