@@ -5,14 +5,15 @@
 //! the node there and puts a new node in, which leads to three others; so about as many nodes live as there are places,
 //! and a cut one lives on while others lead to it. Every look at a node checks its mark.
 //!
-//! Each thread notes how long each batch of operations took beyond its safepoint; the histogram of the longest waits
-//! is what a request would have seen.
+//! Each thread notes how long it waited at each safepoint: the histogram is what a request would have seen, and the
+//! [utilisation](crate::utilisation) is what was left of each 10 ms.
 
 use crate::run::{OUR_FAILURE, say};
 use crate::size::human;
+use crate::utilisation::{Utilisation, WINDOW, Wait};
 use serde_json::json;
 use spanheap::base::random::Random;
-use spanheap::collect::{CollectConfig, Context, Mutator};
+use spanheap::collect::{CollectConfig, Context, Mutator, Statistics};
 use spanheap::{Config, Edge, Gc, Heap, Root, Trace};
 use std::error::Error;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -25,6 +26,8 @@ const BUCKET: usize = 500;
 const EDGES: usize = 3;
 /// Operations between two safepoints.
 const BATCH: usize = 16;
+/// Waits below this are those of a safepoint where nobody asked for anything.
+const WORTH_NOTING: Duration = Duration::from_micros(1);
 /// Bytes of a node without its payload.
 const NODE: u64 = 48;
 
@@ -68,6 +71,7 @@ struct Seen {
     /// Waits at safepoints by the power of two of their microseconds.
     waits: [u64; 32],
     longest: Duration,
+    utilisation: Utilisation,
 }
 
 type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
@@ -114,7 +118,7 @@ fn graph(options: &Options) -> Outcome<()> {
     let all = seen?.into_iter().fold(Seen::default(), Seen::with);
     mutator.collect()?;
     let statistics = heap.collector_statistics();
-    print(options, &all, seconds, &statistics, statistics.cycles - before.cycles);
+    print(options, &all, seconds, (&before, &statistics));
     drop(buckets);
     drop(mutator);
     heap.check()?;
@@ -186,10 +190,15 @@ fn change(
     let mut mutator = heap.enter()?;
     let (mut random, mut seen) = (Random::new(seed), Seen::default());
     let places = buckets.len() * BUCKET;
+    let (began, mut waits) = (Instant::now(), Vec::new());
     while !stop.load(Ordering::Relaxed) {
         let at = Instant::now();
         mutator.safepoint();
-        seen.wait(at.elapsed());
+        let waited = at.elapsed();
+        seen.wait(waited);
+        if waited >= WORTH_NOTING {
+            waits.push(Wait { start: at - began, length: waited });
+        }
         mutator.run(|cx| {
             for _ in 0..BATCH {
                 let place = random.below(places);
@@ -202,6 +211,7 @@ fn change(
             Ok::<_, Box<dyn Error + Send + Sync>>(())
         })?;
     }
+    seen.utilisation = Utilisation::of(&waits, began.elapsed());
     Ok(seen)
 }
 
@@ -230,25 +240,24 @@ impl Seen {
         self.operations += other.operations;
         self.looks += other.looks;
         self.longest = self.longest.max(other.longest);
+        self.utilisation = self.utilisation.with(other.utilisation);
         self.waits.iter_mut().zip(other.waits).for_each(|(sum, count)| *sum += count);
         self
     }
 }
 
-fn print(
-    options: &Options,
-    seen: &Seen,
-    seconds: f64,
-    statistics: &spanheap::collect::Statistics,
-    cycles: u64,
-) {
+fn print(options: &Options, seen: &Seen, seconds: f64, (before, statistics): (&Statistics, &Statistics)) {
+    let cycles = statistics.cycles - before.cycles;
     if options.json {
         let waits: Vec<_> = seen.waits.iter().enumerate().filter(|(_, count)| **count > 0).collect();
         let text = json!({
             "seconds": seconds, "operations": seen.operations, "looks": seen.looks, "collections": cycles,
             "live_bytes": statistics.live.0, "longest_pause_ns": statistics.longest_pause.0,
             "longest_wait_ns": seen.longest.as_nanos() as u64, "waits_by_power_of_two_us": waits,
-            "mark_cpu_ns": statistics.mark_cpu.0, "marked_bytes": statistics.marked.0,
+            "mark_cpu_ns": statistics.mark_cpu.0 - before.mark_cpu.0,
+            "marked_bytes": statistics.marked.0 - before.marked.0,
+            "all_collections": statistics.cycles, "window_ns": WINDOW.as_nanos() as u64,
+            "utilisation": seen.utilisation.whole, "worst_utilisation": seen.utilisation.worst,
         });
         println!("{text:#}");
         return;
@@ -268,6 +277,13 @@ fn print(
         println!("  below {:>10}  {count}", time(1000 << bin));
     }
     println!("  longest    {:>10}", time(seen.longest.as_nanos() as u64));
+    let Utilisation { whole, worst } = seen.utilisation;
+    println!(
+        "utilisation: {:.3} % of the time, {:.1} % of the worst {}",
+        whole * 100.0,
+        worst * 100.0,
+        time(WINDOW.as_nanos() as u64)
+    );
 }
 
 /// A time for people.

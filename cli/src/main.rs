@@ -29,6 +29,7 @@ mod size;
 mod target;
 mod trace;
 mod trees;
+mod utilisation;
 mod watch;
 
 use clap::{Args, Parser, Subcommand};

@@ -17,6 +17,13 @@ use crate::{Verdict, allocators, packages};
 /// Options of `rivals gospans`.
 #[derive(Args)]
 pub(crate) struct Options {
+    #[command(flatten)]
+    toolchain: Toolchain,
+}
+
+/// Where Go comes from.
+#[derive(Args)]
+pub(crate) struct Toolchain {
     /// The go command of a toolchain with its sources (1.27 is what the figures are about)
     #[arg(long, value_name = "PATH")]
     go: Option<PathBuf>,
@@ -51,7 +58,7 @@ struct Case {
 
 /// Runs both halves alternately and prints the table. The verdict is whether the goal is reached.
 pub(crate) fn run(options: &Options) -> Verdict {
-    let go = toolchain(options)?;
+    let go = toolchain(&options.toolchain)?;
     let folder = std::env::temp_dir().join(format!("rivals-{}", std::process::id()));
     std::fs::create_dir_all(&folder)?;
     let root = go.parent().and_then(Path::parent).ok_or("the go command lies in no toolchain")?;
@@ -88,14 +95,14 @@ fn lines(command: &mut Command) -> Result<Vec<Case>, String> {
 }
 
 /// `go`, with nothing of another toolchain in its environment.
-fn command(go: &Path, root: &Path) -> Command {
+pub(crate) fn command(go: &Path, root: &Path) -> Command {
     let mut command = Command::new(go);
     command.env("GOROOT", root).env("GOTOOLCHAIN", "local").env_remove("GOFLAGS").stdin(Stdio::null());
     command
 }
 
 /// The go command: the one named, or one that pip puts beside our build's files.
-fn toolchain(options: &Options) -> Result<PathBuf, String> {
+pub(crate) fn toolchain(options: &Toolchain) -> Result<PathBuf, String> {
     if let Some(go) = &options.go {
         return go.canonicalize().map_err(|error| format!("{}: {error}", go.display()));
     }

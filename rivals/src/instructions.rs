@@ -1,9 +1,13 @@
-//! Instructions of a cached `malloc` and `free`, counted by callgrind.
+//! Instructions of a cached `malloc` and `free`, and of an object from the cache, counted by callgrind.
 //!
 //! A small C program (`c/pair.c`) that calls both through its PLT, as C programs do, runs twice with different
 //! numbers of pairs. The difference of the two counts, divided by the difference of the pairs, has no start-up and
 //! no warming in it. The same under an allocator of three instructions (`c/nothing.c`) tells what the driver's loop
 //! costs by itself; that is taken off. So a figure is: both functions and the two jumps of the PLT, per pair.
+//!
+//! An object from the collected heap's cache is counted as well: the program `objects` allocates a few and a few more of
+//! what the cache has, callgrind counts nothing but the loop around that, and the difference is divided likewise. The
+//! loop's own step is in the figure.
 //!
 //! Counts do not depend on the machine's load, so they can be *golden*: `--golden FILE` compares ours with the file
 //! and fails if one has grown; `--bless` writes the file. Where the fast paths are all that runs, half an instruction
@@ -61,6 +65,15 @@ const MIXED_TOLERANCE: f64 = 0.05;
 const NOTHING: f64 = 3.0;
 const JUMPS: f64 = 2.0;
 
+/// Objects of this size, in bytes, of these kinds, as the program `objects` calls them; and how many in the two runs.
+const OBJECT: usize = 32;
+const OBJECTS: [(&str, &str); 3] =
+    [("plain", "without references"), ("references", "of references"), ("mapped", "with some references")];
+const FEW_AND_MANY: [u64; 2] = [8, 56];
+
+/// What an object without a map may cost.
+const OBJECT_GOAL: f64 = 25.0;
+
 /// Our counts: by pattern and size.
 type Counts = BTreeMap<(String, usize), f64>;
 
@@ -103,11 +116,39 @@ pub(crate) fn run(options: &Options) -> Verdict {
         println!("`{pattern}`: {about}\n\n{table}\n");
     }
     std::fs::remove_dir_all(&folder)?;
-    match &options.golden {
-        Some(path) if options.bless => Ok(std::fs::write(path, written(&ours)).map(|()| true)?),
-        Some(path) => Ok(compare(&read(&std::fs::read_to_string(path)?)?, &ours, options.tolerance)),
-        None => Ok(true),
+    let mut good = true;
+    if allocators.iter().any(|allocator| allocator.name == OURS) {
+        let (table, counts) = objects()?;
+        println!("an object of {OBJECT} bytes, with room in the cache\n\n{table}\n");
+        good = counts.iter().all(|((kind, _), count)| kind.ends_with("mapped") || *count <= OBJECT_GOAL);
+        ours.extend(counts);
     }
+    match &options.golden {
+        Some(path) if options.bless => Ok(std::fs::write(path, written(&ours)).map(|()| good)?),
+        Some(path) => Ok(compare(&read(&std::fs::read_to_string(path)?)?, &ours, options.tolerance) && good),
+        None => Ok(good),
+    }
+}
+
+/// The table of objects, and their counts.
+fn objects() -> io::Result<(Table, Counts)> {
+    let mut table = Table::new();
+    table.load_preset(presets::ASCII_MARKDOWN);
+    table.set_header(["object", "instructions"]);
+    table.column_iter_mut().skip(1).for_each(|column| column.set_cell_alignment(CellAlignment::Right));
+    let program = std::env::current_exe()?.with_file_name("objects");
+    let mut counts = Counts::new();
+    for (kind, about) in OBJECTS {
+        let [few, many] = FEW_AND_MANY.map(|objects| {
+            let mut command = callgrind(&program, &["--toggle-collect=*objects_from_the_cache*"]);
+            command.args([kind.to_string(), objects.to_string()]);
+            collected(&mut command)
+        });
+        let count = (many? - few?) / (FEW_AND_MANY[1] - FEW_AND_MANY[0]) as f64;
+        table.add_row([about.to_string(), format!("{count:.1}")]);
+        counts.insert((format!("object-{kind}"), OBJECT), count);
+    }
+    Ok((table, counts))
 }
 
 fn ratios(ours: &Counts, pattern: &str, baseline: [f64; SIZES.len()]) -> Option<Vec<String>> {
@@ -152,18 +193,27 @@ fn difference(program: &Path, library: Option<&Path>, pattern: &str, size: usize
 
 /// All instructions of one run.
 fn count(program: &Path, library: Option<&Path>, pattern: &str, size: usize, pairs: u64) -> io::Result<f64> {
-    let mut command = Command::new("valgrind");
-    command.args(["--tool=callgrind", "--callgrind-out-file=/dev/null"]).arg(program);
+    let mut command = callgrind(program, &[]);
     command.args([size.to_string(), pairs.to_string(), pattern.to_string()]);
     command.envs(library.map(|library| ("LD_PRELOAD", library)));
+    collected(&mut command)
+}
+
+/// A program under callgrind, which is told some more.
+fn callgrind(program: &Path, options: &[&str]) -> Command {
+    let mut command = Command::new("valgrind");
+    command.args(["--tool=callgrind", "--callgrind-out-file=/dev/null"]).args(options).arg(program);
+    command
+}
+
+/// The instructions that callgrind counts in a run.
+fn collected(command: &mut Command) -> io::Result<f64> {
     let output = command.stdin(Stdio::null()).output()?;
     let text = String::from_utf8_lossy(&output.stderr);
     let count = text.lines().find_map(|line| line.split_once("Collected : ")?.1.trim().parse().ok());
     match (output.status.success(), count) {
         (true, Some(count)) => Ok(count),
-        _ => {
-            Err(io::Error::other(format!("callgrind of {} ({}):\n{text}", program.display(), output.status)))
-        }
+        _ => Err(io::Error::other(format!("{command:?} ({}):\n{text}", output.status))),
     }
 }
 
@@ -179,7 +229,7 @@ fn compile(sources: &[&Path], target: &Path, flags: &[&str]) -> io::Result<()> {
 }
 
 fn written(counts: &Counts) -> String {
-    let head = "# Instructions of a cached malloc and free: pattern, size in bytes, count.\n".to_string();
+    let head = "# Instructions of a cached malloc and free, and of an object from the cache: pattern, size in bytes, count.\n".to_string();
     counts
         .iter()
         .fold(head, |text, ((pattern, size), count)| text + &format!("{pattern} {size} {count:.1}\n"))

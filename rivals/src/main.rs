@@ -12,19 +12,21 @@
 //!                          measure     allocators
 //! instructions: counts of the cached malloc+free pair     gospans: Go's page heap
 //! purposes: eight beside one                              stress: random work, and the books
+//! collect: collected objects beside Go's
 //! ```
 //!
 //! - [`allocators`] finds the libraries to preload and installs or builds what is missing.
 //! - [`workload`] is what one measured run is; [`programs`], [`redis`] and [`classic`] are the list.
 //! - [`measure`] runs a process and returns its wall time, its processor time and its peak resident set.
 //! - [`compare`] does the rounds; [`report`] turns samples into tables and JSON.
-//! - [`instructions`], [`gospans`], [`purposes`] and [`stress`] are commands of their own.
+//! - [`instructions`], [`gospans`], [`collect`], [`purposes`] and [`stress`] are commands of their own.
 //!
 //! What this program does not know: anything about Spanheap's inside. It preloads a library, like the others; those
 //! that link the crate are programs of their own, `spans`, `purposes` and `stress`.
 
 mod allocators;
 mod classic;
+mod collect;
 mod compare;
 mod gospans;
 mod inputs;
@@ -64,6 +66,8 @@ enum Command {
     Instructions(instructions::Options),
     /// Our spans beside Go's page heap: allocating and freeing 1 to 8 pages
     Gospans(gospans::Options),
+    /// Collected objects beside Go's: binary trees, and a large graph that changes
+    Collect(collect::Options),
     /// What accounting by purpose costs: eight purposes beside one
     Purposes(purposes::Options),
     /// Random work on eight threads that come and go, and then whether the books are right
@@ -85,6 +89,7 @@ fn main() -> ExitCode {
         Command::Compare(options) => compare::run(&options),
         Command::Instructions(options) => instructions::run(&options),
         Command::Gospans(options) => gospans::run(&options),
+        Command::Collect(options) => collect::run(&options),
         Command::Purposes(options) => purposes::run(&options),
         Command::Stress(options) => stress::run(&options),
         Command::List => {

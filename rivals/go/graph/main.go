@@ -66,6 +66,17 @@ func number(at, otherwise int) int {
 	return otherwise
 }
 
+// The processor seconds spent on marking up to the last collection, and the bytes that were live after it.
+func marked() (float64, uint64) {
+	figures := []metrics.Sample{
+		{Name: "/cpu/classes/gc/mark/dedicated:cpu-seconds"}, {Name: "/cpu/classes/gc/mark/assist:cpu-seconds"},
+		{Name: "/cpu/classes/gc/mark/idle:cpu-seconds"}, {Name: "/gc/heap/live:bytes"},
+	}
+	metrics.Read(figures)
+	seconds := figures[0].Value.Float64() + figures[1].Value.Float64() + figures[2].Value.Float64()
+	return seconds, figures[3].Value.Uint64()
+}
+
 func main() {
 	objects, live := number(1, 1000000), number(2, 100<<20)
 	threads, seconds := max(number(3, 1), 1), number(4, 10)
@@ -83,6 +94,7 @@ func main() {
 	numbers.Store(uint64(objects))
 	var before debug.GCStats
 	debug.ReadGCStats(&before)
+	markingBefore, _ := marked()
 	began := time.Now()
 	var all sync.WaitGroup
 	for at := range threads {
@@ -116,20 +128,16 @@ func main() {
 	stop.Store(true)
 	all.Wait()
 	elapsed := time.Since(began).Seconds()
+	runtime.GC()
 	var stats debug.GCStats
 	debug.ReadGCStats(&stats)
 	longest := time.Duration(0)
-	for i := range min(int(stats.NumGC-before.NumGC), len(stats.Pause)) {
-		longest = max(longest, stats.Pause[i])
+	for _, pause := range stats.Pause {
+		longest = max(longest, pause)
 	}
-	cpu := []metrics.Sample{
-		{Name: "/cpu/classes/gc/mark/dedicated:cpu-seconds"}, {Name: "/cpu/classes/gc/mark/assist:cpu-seconds"},
-		{Name: "/cpu/classes/gc/mark/idle:cpu-seconds"}, {Name: "/gc/heap/live:bytes"},
-	}
-	metrics.Read(cpu)
-	marking := cpu[0].Value.Float64() + cpu[1].Value.Float64() + cpu[2].Value.Float64()
+	marking, liveBytes := marked()
 	fmt.Printf("operations_per_second %.0f collections %d longest_pause_ns %d mark_cpu_seconds %.3f live_bytes %d all_collections %d procs %d\n",
-		float64(operations.Load())/elapsed, stats.NumGC-before.NumGC, longest.Nanoseconds(), marking, cpu[3].Value.Uint64(),
+		float64(operations.Load())/elapsed, stats.NumGC-before.NumGC, longest.Nanoseconds(), marking-markingBefore, liveBytes,
 		stats.NumGC, runtime.GOMAXPROCS(0))
 	runtime.KeepAlive(buckets)
 }

@@ -465,7 +465,8 @@ impl Collection {
         worker.leave(marking);
     }
 
-    /// Runs `work` with what a marker needs, through a mutator of the heap, whose lock is held meanwhile.
+    /// Runs `work` with what a marker needs, through a mutator of the heap, whose lock is held meanwhile. All marking
+    /// goes through here, so this is where its processor time is taken.
     pub(super) fn with_marking<T>(
         &self,
         heap: &Heap,
@@ -477,7 +478,10 @@ impl Collection {
         let Work { ground, spans, .. } = core.work(mutator, &mut local);
         let supply = self.collector.supply(ground, spans);
         let (collector, objects, shapes) = (&self.collector, &self.objects, &self.shapes);
-        work(&mut Marking { collector, objects, shapes, supply })
+        let began = core.system.thread_time();
+        let done = work(&mut Marking { collector, objects, shapes, supply });
+        self.statistics.lock().mark_cpu.0 += core.system.thread_time().0 - began.0;
+        done
     }
 
     /// Runs `work` with what allocation and sweeping need.

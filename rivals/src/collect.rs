@@ -1,0 +1,405 @@
+//! The collected heap beside Go's: binary trees, and a large graph that changes.
+//!
+//! The programs are `spanheap demo trees` and `demo graph`, and their twins in Go (`go/trees`, `go/graph`), which do the
+//! same work and print the same check lines. They run alternately, round after round, with the same percentage of growth
+//! between collections (`GOGC`). Go runs twice: with as many processors (`GOMAXPROCS`) as there are threads that
+//! allocate, where its collector takes its time from theirs, and with all of them. Ours always has its own threads
+//! beside the mutators; its processor time is in the figure. Figures are medians.
+//!
+//! Throughput of marking is bytes of live objects that were marked, by processor time of marking: ours counts both where
+//! it happens; Go's are what its runtime says is live after a collection, times the collections, and its own account of
+//! the marking time, assists included, while the graph changes.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use clap::Args;
+use comfy_table::{CellAlignment, Table, presets};
+use serde_json::Value;
+
+use crate::measure::{self, Cost};
+use crate::report::median;
+use crate::{Verdict, allocators, gospans};
+
+/// Options of `rivals collect`.
+#[derive(Args)]
+pub(crate) struct Options {
+    #[command(flatten)]
+    toolchain: gospans::Toolchain,
+    /// Rounds of each program
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+    /// Only this program
+    #[arg(long, value_enum)]
+    only: Option<Program>,
+    /// Depth of the trees
+    #[arg(long, default_value_t = 20)]
+    depth: u32,
+    /// Threads that grow trees, one table each
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 2])]
+    threads: Vec<u32>,
+    /// Nodes of the graph
+    #[arg(long, default_value_t = 1_000_000)]
+    objects: u64,
+    /// Mebibytes that live in the graph
+    #[arg(long, default_value_t = 1024)]
+    live_mib: u64,
+    /// Seconds for which the graph changes
+    #[arg(long, default_value_t = 10)]
+    seconds: u64,
+    /// Growth between two collections of the graph, in percent of what is live
+    #[arg(long, default_value_t = 25)]
+    percent: u32,
+}
+
+#[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
+enum Program {
+    Trees,
+    Graph,
+}
+
+/// Parts of Go's figures that ours must not exceed, or must reach.
+const TREES_WALL: f64 = 0.5;
+const TREES_PEAK: f64 = 1.0;
+const PAUSE_NS: f64 = 1e6;
+const THROUGHPUT: f64 = 1.2;
+
+/// What a run came to: figures by name.
+type Figures = BTreeMap<&'static str, f64>;
+
+/// One of the programs that take turns.
+struct Contender {
+    name: String,
+    runs: Vec<Figures>,
+    start: Box<dyn Fn() -> Command>,
+    read: fn(&Outputs) -> Option<Figures>,
+}
+
+/// What a run printed.
+struct Outputs {
+    stdout: String,
+    stderr: String,
+}
+
+/// Runs both programs and prints a table for each. The verdict is whether all goals are reached.
+pub(crate) fn run(options: &Options) -> Verdict {
+    let go = gospans::toolchain(&options.toolchain)?;
+    let folder = std::env::temp_dir().join(format!("rivals-{}", std::process::id()));
+    fs::create_dir_all(&folder)?;
+    let ours = build_ours()?;
+    let mut goals = Goals::default();
+    let wanted = |program| options.only.is_none_or(|only| only == program);
+    if wanted(Program::Trees) {
+        let twin = build_twin(&go, "trees", &folder)?;
+        for threads in &options.threads {
+            let contenders = race(trees(options, *threads, &ours, &twin), options.rounds, &folder)?;
+            let columns = ["wall, s", "processor, s", "peak, MiB", "collections", "pause, ms"];
+            let title = format!("trees of depth {}, {threads} thread(s)", options.depth);
+            print(&title, &columns, &contenders);
+            for (figure, goal) in [("wall, s", TREES_WALL), ("peak, MiB", TREES_PEAK)] {
+                goals.at_most(&format!("{title}, {figure}, beside Go"), ratio(&contenders, figure), goal);
+            }
+        }
+    }
+    if wanted(Program::Graph) {
+        let twin = build_twin(&go, "graph", &folder)?;
+        let contenders = race(graph(options, &ours, &twin), options.rounds, &folder)?;
+        let columns = [
+            "operations/s",
+            "peak, MiB",
+            "collections",
+            "pause, ms",
+            "marked, MiB/s",
+            "utilisation",
+            "worst 10 ms",
+        ];
+        let title = format!("graph, {} MiB live in {} nodes", options.live_mib, options.objects);
+        print(&title, &columns, &contenders);
+        let pause = contenders[0].median("pause, ms").map(|pause| pause * 1e6);
+        goals.at_most(&format!("{title}, pause in ns"), pause, PAUSE_NS);
+        goals.at_most(&format!("{title}, pause, beside Go"), ratio(&contenders, "pause, ms"), 1.0);
+        let slowness = ratio(&contenders, "marked, MiB/s").map(|ratio| 1.0 / ratio);
+        goals.at_most(
+            &format!("{title}, processor time a marked byte, beside Go"),
+            slowness,
+            1.0 / THROUGHPUT,
+        );
+    }
+    fs::remove_dir_all(&folder)?;
+    Ok(goals.reached)
+}
+
+/// Builds `spanheap` and returns its path.
+fn build_ours() -> Result<PathBuf, String> {
+    let mut build = Command::new("cargo");
+    build.args(["build", "--release", "-q", "-p", "spanheap-cli"]).current_dir(allocators::root());
+    succeed(&mut build)?;
+    Ok(allocators::target().join("release/spanheap"))
+}
+
+/// Builds a twin and returns its path.
+fn build_twin(go: &Path, name: &str, folder: &Path) -> Result<PathBuf, String> {
+    let root = go.parent().and_then(Path::parent).ok_or("the go command lies in no toolchain")?;
+    let twin = folder.join(name);
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("go").join(name).join("main.go");
+    succeed(gospans::command(go, root).args(["build", "-o"]).arg(&twin).arg(source))?;
+    Ok(twin)
+}
+
+fn succeed(command: &mut Command) -> Result<(), String> {
+    let status = command.status().map_err(|error| format!("{command:?}: {error}"))?;
+    if status.success() { Ok(()) } else { Err(format!("{command:?}: {status}")) }
+}
+
+/// Ours first, then Go with as many processors as threads, then with all, if those are more.
+fn with_go(
+    threads: u32,
+    ours: Contender,
+    go: impl Fn(u32) -> Box<dyn Fn() -> Command>,
+    read: fn(&Outputs) -> Option<Figures>,
+) -> Vec<Contender> {
+    let all = std::thread::available_parallelism().map_or(threads, |all| all.get() as u32);
+    let mut contenders = vec![ours];
+    let mut processors = vec![threads, all];
+    processors.dedup();
+    for processors in processors {
+        let name = format!("Go, {processors} processor(s)");
+        contenders.push(Contender { name, runs: Vec::new(), start: go(processors), read });
+    }
+    contenders
+}
+
+fn trees(options: &Options, threads: u32, ours: &Path, twin: &Path) -> Vec<Contender> {
+    let (ours, twin, depth) = (ours.to_path_buf(), twin.to_path_buf(), options.depth.to_string());
+    let threads_text = threads.to_string();
+    let arguments = [depth.clone(), threads_text.clone()];
+    let start = move || {
+        let mut command = Command::new(&ours);
+        command.args(["demo", "trees", "--json", "--depth", &depth, "--threads", &threads_text]);
+        command
+    };
+    let ours =
+        Contender { name: "spanheap".into(), runs: Vec::new(), start: Box::new(start), read: our_trees };
+    let go = |processors| go_command(&twin, &arguments, processors, 100);
+    with_go(threads, ours, go, go_trees)
+}
+
+fn graph(options: &Options, ours: &Path, twin: &Path) -> Vec<Contender> {
+    let live = options.live_mib << 20;
+    let words = |numbers: &[u64]| numbers.iter().map(u64::to_string).collect::<Vec<_>>();
+    let arguments = words(&[options.objects, live, 1, options.seconds]);
+    let [objects, live, _, seconds] = words(&[options.objects, live, 1, options.seconds]).try_into().unwrap();
+    let (ours, twin, percent) = (ours.to_path_buf(), twin.to_path_buf(), options.percent.to_string());
+    let start = move || {
+        let mut command = Command::new(&ours);
+        command.args(["demo", "graph", "--json", "--objects", &objects, "--live", &live]);
+        command.args(["--seconds", &seconds, "--percent", &percent]);
+        command
+    };
+    let ours =
+        Contender { name: "spanheap".into(), runs: Vec::new(), start: Box::new(start), read: our_graph };
+    let go = |processors| go_command(&twin, &arguments, processors, options.percent);
+    with_go(1, ours, go, go_graph)
+}
+
+fn go_command(twin: &Path, arguments: &[String], processors: u32, percent: u32) -> Box<dyn Fn() -> Command> {
+    let (twin, arguments) = (twin.to_path_buf(), arguments.to_vec());
+    Box::new(move || {
+        let mut command = Command::new(&twin);
+        command.args(&arguments).env("GOMAXPROCS", processors.to_string());
+        command.env("GOGC", percent.to_string()).env_remove("GOMEMLIMIT").env_remove("GODEBUG");
+        command
+    })
+}
+
+/// Runs all in turn, and compares their check lines.
+fn race(mut contenders: Vec<Contender>, rounds: usize, folder: &Path) -> Result<Vec<Contender>, String> {
+    let mut lines: Option<Vec<String>> = None;
+    for _ in 0..rounds.max(1) {
+        for contender in &mut contenders {
+            let mut command = (contender.start)();
+            let (outputs, cost) =
+                measured(&mut command, folder).map_err(|error| format!("{command:?}: {error}"))?;
+            let found = check_lines(&outputs.stdout);
+            let expected = lines.get_or_insert_with(|| found.clone());
+            if *expected != found {
+                return Err(format!("{command:?} printed {found:?}, expected {expected:?}"));
+            }
+            let figures = (contender.read)(&outputs);
+            let mut figures =
+                figures.ok_or_else(|| format!("{command:?} printed no figures: {}", outputs.stdout))?;
+            figures.extend([
+                ("wall, s", cost.wall),
+                ("processor, s", cost.processor),
+                ("peak, MiB", cost.peak / 1048576.0),
+            ]);
+            contender.runs.push(figures);
+        }
+    }
+    Ok(contenders)
+}
+
+fn measured(command: &mut Command, folder: &Path) -> Result<(Outputs, Cost), String> {
+    let [stdout, stderr] = ["stdout", "stderr"].map(|name| folder.join(name));
+    let create = |path: &Path| File::create(path).map_err(|error| error.to_string());
+    command.stdin(Stdio::null()).stdout(create(&stdout)?).stderr(create(&stderr)?);
+    let (status, cost) = measure::run(command).map_err(|error| error.to_string())?;
+    let read = |path: &Path| fs::read_to_string(path).map_err(|error| error.to_string());
+    let outputs = Outputs { stdout: read(&stdout)?, stderr: read(&stderr)? };
+    if status.success() { Ok((outputs, cost)) } else { Err(format!("{status}: {}", outputs.stderr)) }
+}
+
+/// The lines with the counts of nodes: as they stand in the text, or made of ours in JSON.
+fn check_lines(text: &str) -> Vec<String> {
+    let Ok(json) = serde_json::from_str::<Value>(text) else {
+        return text.lines().filter(|line| line.contains("check: ")).map(str::to_string).collect();
+    };
+    let line =
+        |row: &Value, head: String| format!("{head} of depth {}\t check: {}", row["depth"], row["check"]);
+    let rows = json["rows"].as_array().into_iter().flatten();
+    let Some(stretch) = json.get("stretch") else { return Vec::new() };
+    [line(stretch, "stretch tree".into())]
+        .into_iter()
+        .chain(rows.map(|row| line(row, format!("{}\t trees", row["trees"]))))
+        .chain([line(&json["long_lived"], "long lived tree".into())])
+        .collect()
+}
+
+fn our_trees(outputs: &Outputs) -> Option<Figures> {
+    let json: Value = serde_json::from_str(&outputs.stdout).ok()?;
+    Some(Figures::from([
+        ("collections", json["collections"].as_f64()?),
+        ("pause, ms", json["longest_pause_ns"].as_f64()? / 1e6),
+    ]))
+}
+
+fn our_graph(outputs: &Outputs) -> Option<Figures> {
+    let json: Value = serde_json::from_str(&outputs.stdout).ok()?;
+    let number = |name: &str| json[name].as_f64();
+    Some(Figures::from([
+        ("operations/s", number("operations")? / number("seconds")?),
+        ("collections", number("collections")?),
+        ("pause, ms", number("longest_pause_ns")? / 1e6),
+        ("marked, MiB/s", number("marked_bytes")? / 1048576.0 / (number("mark_cpu_ns")? / 1e9)),
+        ("utilisation", number("utilisation")?),
+        ("worst 10 ms", number("worst_utilisation")?),
+    ]))
+}
+
+fn go_trees(outputs: &Outputs) -> Option<Figures> {
+    let number = |name| word_after(&outputs.stderr, name);
+    Some(Figures::from([
+        ("collections", number("collections")?),
+        ("pause, ms", number("longest_pause_ns")? / 1e6),
+    ]))
+}
+
+fn go_graph(outputs: &Outputs) -> Option<Figures> {
+    let number = |name| word_after(&outputs.stdout, name);
+    let marked = number("live_bytes")? * number("collections")? / 1048576.0;
+    Some(Figures::from([
+        ("operations/s", number("operations_per_second")?),
+        ("collections", number("collections")?),
+        ("pause, ms", number("longest_pause_ns")? / 1e6),
+        ("marked, MiB/s", marked / number("mark_cpu_seconds")?),
+    ]))
+}
+
+/// The number after a name, in a line of names and numbers.
+fn word_after(text: &str, name: &str) -> Option<f64> {
+    text.split_whitespace().skip_while(|word| *word != name).nth(1)?.parse().ok()
+}
+
+impl Contender {
+    fn median(&self, figure: &str) -> Option<f64> {
+        median(self.runs.iter().filter_map(|run| run.get(figure).copied()).collect())
+    }
+}
+
+/// Ours by Go's, where Go has as many processors as there are threads.
+fn ratio(contenders: &[Contender], figure: &str) -> Option<f64> {
+    Some(contenders[0].median(figure)? / contenders[1].median(figure)?)
+}
+
+fn print(title: &str, columns: &[&str], contenders: &[Contender]) {
+    let mut table = Table::new();
+    table.load_preset(presets::ASCII_MARKDOWN);
+    table.set_header([title].iter().chain(columns));
+    table.column_iter_mut().skip(1).for_each(|column| column.set_cell_alignment(CellAlignment::Right));
+    for contender in contenders {
+        let cells = columns.iter().map(|column| contender.median(column).map_or("-".into(), digits));
+        table.add_row([contender.name.clone()].into_iter().chain(cells));
+    }
+    println!("{table}\n");
+}
+
+/// Three digits that count.
+fn digits(value: f64) -> String {
+    let places = if value >= 100.0 {
+        0
+    } else if value >= 10.0 {
+        1
+    } else {
+        3
+    };
+    format!("{value:.places$}")
+}
+
+/// What was to be reached, and whether it was.
+struct Goals {
+    reached: bool,
+}
+
+impl Default for Goals {
+    fn default() -> Goals {
+        Goals { reached: true }
+    }
+}
+
+impl Goals {
+    fn at_most(&mut self, what: &str, found: Option<f64>, goal: f64) {
+        let reached = found.is_some_and(|found| found <= goal);
+        let verdict = if reached { "reached" } else { "**not reached**" };
+        let found = found.map_or("nothing".into(), digits);
+        println!("- {what}: {found}, must be at most {}: {verdict}\n", digits(goal));
+        self.reached &= reached;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn check_lines_of_both_are_the_same() {
+        let ours = r#"{ "stretch": { "trees": 1, "depth": 7, "check": 255 },
+            "rows": [{ "trees": 64, "depth": 4, "check": 1984 }],
+            "long_lived": { "trees": 1, "depth": 6, "check": 127 }, "seconds": 0.1 }"#;
+        let go = "stretch tree of depth 7\t check: 255\n64\t trees of depth 4\t check: 1984\n\
+            long lived tree of depth 6\t check: 127\nnot a check\n";
+        assert_eq!(check_lines(ours), check_lines(go));
+        assert_eq!(check_lines(ours).len(), 3);
+        assert!(check_lines(r#"{ "operations": 5 }"#).is_empty());
+    }
+
+    #[test]
+    fn figures_of_the_twins_are_read() {
+        let line = "operations_per_second 100 collections 4 longest_pause_ns 20000 mark_cpu_seconds 0.5 \
+            live_bytes 1048576 all_collections 9 procs 1";
+        let outputs = Outputs { stdout: line.into(), stderr: String::new() };
+        let figures = go_graph(&outputs).unwrap();
+        assert_eq!((figures["marked, MiB/s"], figures["pause, ms"]), (8.0, 0.02));
+        assert!(go_trees(&outputs).is_none());
+    }
+
+    #[test]
+    fn a_missing_figure_reaches_no_goal() {
+        let mut goals = Goals::default();
+        goals.at_most("time", Some(0.5), 0.5);
+        assert!(goals.reached);
+        goals.at_most("time", None, 0.5);
+        assert!(!goals.reached);
+    }
+}
