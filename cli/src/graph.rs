@@ -24,6 +24,8 @@ use std::time::{Duration, Instant};
 const BUCKET: usize = 500;
 /// Edges from a node to others.
 const EDGES: usize = 3;
+/// Collections at the end, when nothing changes any more.
+const FORCED: u64 = 3;
 /// Operations between two safepoints.
 const BATCH: usize = 16;
 /// Waits below this are those of a safepoint where nobody asked for anything.
@@ -116,14 +118,36 @@ fn graph(options: &Options) -> Outcome<()> {
     let seen: Outcome<Vec<Seen>> = seen;
     let seconds = began.elapsed().as_secs_f64();
     let all = seen?.into_iter().fold(Seen::default(), Seen::with);
-    mutator.collect()?;
+    let forced = force(&heap, &mut mutator)?;
     let statistics = heap.collector_statistics();
-    print(options, &all, seconds, (&before, &statistics));
+    print(options, &all, (seconds, forced), (&before, &statistics));
     drop(buckets);
     drop(mutator);
     heap.check()?;
     heap.snapshot().check()?;
     Ok(())
+}
+
+/// What collections cost when nothing changes.
+struct Forced {
+    processor: Duration,
+    marked: usize,
+}
+
+/// Collects several times: the processor time of the whole process is the collector's alone then.
+fn force(heap: &Heap, mutator: &mut Mutator<'_>) -> Outcome<Forced> {
+    let (before, began) = (heap.collector_statistics(), processor_time());
+    for _ in 0..FORCED {
+        mutator.collect()?;
+    }
+    let processor = processor_time() - began;
+    Ok(Forced { processor, marked: heap.collector_statistics().marked.0 - before.marked.0 })
+}
+
+/// The processor time that this process has had.
+fn processor_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
 fn mark_of(number: u64) -> u64 {
@@ -246,8 +270,13 @@ impl Seen {
     }
 }
 
-fn print(options: &Options, seen: &Seen, seconds: f64, (before, statistics): (&Statistics, &Statistics)) {
-    let cycles = statistics.cycles - before.cycles;
+fn print(
+    options: &Options,
+    seen: &Seen,
+    (seconds, forced): (f64, Forced),
+    (before, statistics): (&Statistics, &Statistics),
+) {
+    let cycles = statistics.cycles - before.cycles - FORCED;
     if options.json {
         let waits: Vec<_> = seen.waits.iter().enumerate().filter(|(_, count)| **count > 0).collect();
         let text = json!({
@@ -256,6 +285,7 @@ fn print(options: &Options, seen: &Seen, seconds: f64, (before, statistics): (&S
             "longest_wait_ns": seen.longest.as_nanos() as u64, "waits_by_power_of_two_us": waits,
             "mark_cpu_ns": statistics.mark_cpu.0 - before.mark_cpu.0,
             "marked_bytes": statistics.marked.0 - before.marked.0,
+            "forced_cpu_ns": forced.processor.as_nanos() as u64, "forced_marked_bytes": forced.marked,
             "all_collections": statistics.cycles, "window_ns": WINDOW.as_nanos() as u64,
             "utilisation": seen.utilisation.whole, "worst_utilisation": seen.utilisation.worst,
         });
@@ -272,6 +302,8 @@ fn print(options: &Options, seen: &Seen, seconds: f64, (before, statistics): (&S
         human(statistics.live.0 as i128),
         time(statistics.longest_pause.0)
     );
+    let rate = forced.marked as f64 / forced.processor.as_secs_f64().max(1e-9);
+    println!("when nothing changed: {} of live objects a processor second", human(rate as i128));
     println!("waits at safepoints:");
     for (bin, count) in seen.waits.iter().enumerate().filter(|(_, count)| **count > 0) {
         println!("  below {:>10}  {count}", time(1000 << bin));

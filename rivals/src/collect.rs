@@ -6,9 +6,10 @@
 //! allocate, where its collector takes its time from theirs, and with all of them. Ours always has its own threads
 //! beside the mutators; its processor time is in the figure. Figures are medians.
 //!
-//! Throughput of marking is bytes of live objects that were marked, by processor time of marking: ours counts both where
-//! it happens; Go's are what its runtime says is live after a collection, times the collections, and its own account of
-//! the marking time, assists included, while the graph changes.
+//! Throughput is bytes of live objects that were marked, by processor time, over three collections that are asked for
+//! when nothing changes any more: the time is that of the whole process, the system's figure, so marking, sweeping and
+//! all else that a collection does are in it, in both. Go's own account of marking time does not do: it counts a worker
+//! that the system has put aside as working.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -111,7 +112,7 @@ pub(crate) fn run(options: &Options) -> Verdict {
             "peak, MiB",
             "collections",
             "pause, ms",
-            "marked, MiB/s",
+            "collected, MiB/s",
             "utilisation",
             "worst 10 ms",
         ];
@@ -120,12 +121,8 @@ pub(crate) fn run(options: &Options) -> Verdict {
         let pause = contenders[0].median("pause, ms").map(|pause| pause * 1e6);
         goals.at_most(&format!("{title}, pause in ns"), pause, PAUSE_NS);
         goals.at_most(&format!("{title}, pause, beside Go"), ratio(&contenders, "pause, ms"), 1.0);
-        let slowness = ratio(&contenders, "marked, MiB/s").map(|ratio| 1.0 / ratio);
-        goals.at_most(
-            &format!("{title}, processor time a marked byte, beside Go"),
-            slowness,
-            1.0 / THROUGHPUT,
-        );
+        let slowness = ratio(&contenders, "collected, MiB/s").map(|ratio| 1.0 / ratio);
+        goals.at_most(&format!("{title}, processor time a live byte, beside Go"), slowness, 1.0 / THROUGHPUT);
     }
     fs::remove_dir_all(&folder)?;
     Ok(goals.reached)
@@ -282,7 +279,7 @@ fn our_graph(outputs: &Outputs) -> Option<Figures> {
         ("operations/s", number("operations")? / number("seconds")?),
         ("collections", number("collections")?),
         ("pause, ms", number("longest_pause_ns")? / 1e6),
-        ("marked, MiB/s", number("marked_bytes")? / 1048576.0 / (number("mark_cpu_ns")? / 1e9)),
+        ("collected, MiB/s", throughput(number("forced_marked_bytes")?, number("forced_cpu_ns")?)),
         ("utilisation", number("utilisation")?),
         ("worst 10 ms", number("worst_utilisation")?),
     ]))
@@ -298,13 +295,17 @@ fn go_trees(outputs: &Outputs) -> Option<Figures> {
 
 fn go_graph(outputs: &Outputs) -> Option<Figures> {
     let number = |name| word_after(&outputs.stdout, name);
-    let marked = number("live_bytes")? * number("collections")? / 1048576.0;
     Some(Figures::from([
         ("operations/s", number("operations_per_second")?),
         ("collections", number("collections")?),
         ("pause, ms", number("longest_pause_ns")? / 1e6),
-        ("marked, MiB/s", marked / number("mark_cpu_seconds")?),
+        ("collected, MiB/s", throughput(number("forced_marked_bytes")?, number("forced_cpu_ns")?)),
     ]))
+}
+
+/// Mebibytes a second.
+fn throughput(bytes: f64, nanoseconds: f64) -> f64 {
+    bytes / 1048576.0 / (nanoseconds / 1e9)
 }
 
 /// The number after a name, in a line of names and numbers.
@@ -386,11 +387,11 @@ mod tests {
 
     #[test]
     fn figures_of_the_twins_are_read() {
-        let line = "operations_per_second 100 collections 4 longest_pause_ns 20000 mark_cpu_seconds 0.5 \
-            live_bytes 1048576 all_collections 9 procs 1";
+        let line = "operations_per_second 100 collections 4 longest_pause_ns 20000 \
+            forced_cpu_ns 500000000 forced_marked_bytes 4194304 all_collections 9 procs 1";
         let outputs = Outputs { stdout: line.into(), stderr: String::new() };
         let figures = go_graph(&outputs).unwrap();
-        assert_eq!((figures["marked, MiB/s"], figures["pause, ms"]), (8.0, 0.02));
+        assert_eq!((figures["collected, MiB/s"], figures["pause, ms"]), (8.0, 0.02));
         assert!(go_trees(&outputs).is_none());
     }
 

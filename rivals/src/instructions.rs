@@ -1,4 +1,4 @@
-//! Instructions of a cached `malloc` and `free`, and of an object from the cache, counted by callgrind.
+//! Instructions of a cached `malloc` and `free`, counted by callgrind, and of an object from the cache.
 //!
 //! A small C program (`c/pair.c`) that calls both through its PLT, as C programs do, runs twice with different
 //! numbers of pairs. The difference of the two counts, divided by the difference of the pairs, has no start-up and
@@ -6,8 +6,8 @@
 //! costs by itself; that is taken off. So a figure is: both functions and the two jumps of the PLT, per pair.
 //!
 //! An object from the collected heap's cache is counted as well: the program `objects` allocates a few and a few more of
-//! what the cache has, callgrind counts nothing but the loop around that, and the difference is divided likewise. The
-//! loop's own step is in the figure.
+//! what the cache has, and counts the instructions of the loop around that itself, by single steps; the difference is
+//! divided likewise. The loop's own step is in the figure.
 //!
 //! Counts do not depend on the machine's load, so they can be *golden*: `--golden FILE` compares ours with the file
 //! and fails if one has grown; `--bless` writes the file. Where the fast paths are all that runs, half an instruction
@@ -140,9 +140,9 @@ fn objects() -> io::Result<(Table, Counts)> {
     let mut counts = Counts::new();
     for (kind, about) in OBJECTS {
         let [few, many] = FEW_AND_MANY.map(|objects| {
-            let mut command = callgrind(&program, &["--toggle-collect=*objects_from_the_cache*"]);
-            command.args([kind.to_string(), objects.to_string()]);
-            collected(&mut command)
+            let output = Command::new(&program).args([kind.to_string(), objects.to_string()]).output()?;
+            let steps = String::from_utf8_lossy(&output.stdout).trim().parse::<f64>();
+            steps.map_err(|_| io::Error::other(format!("objects {kind} {objects}: {output:?}")))
         });
         let count = (many? - few?) / (FEW_AND_MANY[1] - FEW_AND_MANY[0]) as f64;
         table.add_row([about.to_string(), format!("{count:.1}")]);
@@ -193,21 +193,10 @@ fn difference(program: &Path, library: Option<&Path>, pattern: &str, size: usize
 
 /// All instructions of one run.
 fn count(program: &Path, library: Option<&Path>, pattern: &str, size: usize, pairs: u64) -> io::Result<f64> {
-    let mut command = callgrind(program, &[]);
+    let mut command = Command::new("valgrind");
+    command.args(["--tool=callgrind", "--callgrind-out-file=/dev/null"]).arg(program);
     command.args([size.to_string(), pairs.to_string(), pattern.to_string()]);
     command.envs(library.map(|library| ("LD_PRELOAD", library)));
-    collected(&mut command)
-}
-
-/// A program under callgrind, which is told some more.
-fn callgrind(program: &Path, options: &[&str]) -> Command {
-    let mut command = Command::new("valgrind");
-    command.args(["--tool=callgrind", "--callgrind-out-file=/dev/null"]).args(options).arg(program);
-    command
-}
-
-/// The instructions that callgrind counts in a run.
-fn collected(command: &mut Command) -> io::Result<f64> {
     let output = command.stdin(Stdio::null()).output()?;
     let text = String::from_utf8_lossy(&output.stderr);
     let count = text.lines().find_map(|line| line.split_once("Collected : ")?.1.trim().parse().ok());
