@@ -50,7 +50,7 @@ enum Kind {
     Trees(TreesArgs),
     /// Change a large graph on the collected heap, and show the pauses
     Graph(GraphArgs),
-    /// Make many fibers on guarded stacks, each with blocks of its own, and switch between them
+    /// Make many fibers on guarded stacks, each with blocks and objects of its own, and switch between them
     Fibers(FibersArgs),
 }
 
@@ -59,6 +59,9 @@ struct FibersArgs {
     /// How many fibers
     #[arg(long, value_name = "N", default_value = "10000", value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     count: u32,
+    /// Gives nothing back when all have ended, but waits so many seconds: what the heap does by itself is shown
+    #[arg(long, value_name = "S", value_parser = seconds)]
+    wait: Option<Duration>,
 }
 
 #[derive(Args)]
@@ -130,7 +133,7 @@ impl DemoArgs {
     /// Shows it. Returns the exit status.
     pub(crate) fn run(&self) -> i32 {
         match &self.kind {
-            Some(Kind::Fibers(args)) => fibers::fibers(args.count as usize),
+            Some(Kind::Fibers(args)) => fibers::fibers(args.count as usize, args.wait),
             None => demo::demo(&self.churn.options()),
             Some(Kind::Trees(args)) => trees::run(&trees::Options {
                 depth: args.depth,

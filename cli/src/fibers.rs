@@ -1,8 +1,9 @@
 //! `spanheap demo fibers`: many fibers at once, each on a guarded stack of the heap and with blocks of its own.
 //!
-//! Every fiber gets a block at each of its steps, fills it with its number, and is switched away from; when it is resumed
-//! it looks whether the block is still what it was. The books are shown with all fibers alive, and read again when all
-//! have ended and their stacks were given back.
+//! Every fiber gets a block and a collected object at each of its steps, fills them with its number, and is switched away
+//! from; when it is resumed it looks whether they are still what they were. With all fibers alive there is a collection,
+//! and the books are shown; they are read again when all have ended and their stacks were given back. With a time to
+//! wait nobody gives them back: what the heap does by itself meanwhile is shown.
 //!
 //! # Safety
 //! A fiber's stack is memory of its own from limit to base, with a guard below, until the fiber is dropped.
@@ -14,9 +15,12 @@ use allocator_api2::vec::Vec as PurposeVec;
 use core::num::NonZeroUsize;
 use corosensei::stack::StackPointer;
 use corosensei::{Coroutine, CoroutineResult};
-use spanheap::{Bytes, Config, Guard, Heap, Purpose, Stack, Stacks};
+use spanheap::collect::Mutator;
+use spanheap::{Bytes, Config, Guard, Heap, Purpose, Root, Stack, Stacks};
+use std::cell::RefCell;
 use std::error::Error;
 use std::io::{self, Write};
+use std::thread;
 use std::time::{Duration, Instant};
 
 /// Bytes of a fiber's stack.
@@ -30,6 +34,9 @@ const BLOCK: usize = 48;
 struct FiberStack(Stack<&'static Heap>);
 
 type Fiber = Coroutine<(), (), bool, FiberStack>;
+
+/// The thread's part of the collected heap, which all fibers use in turn.
+type Shared = &'static RefCell<Mutator<'static>>;
 
 // SAFETY: the memory is the stack's alone until this value is dropped, aligned to a system page, and guarded below.
 unsafe impl corosensei::stack::Stack for FiberStack {
@@ -49,9 +56,10 @@ struct Times {
     dropped: Duration,
 }
 
-/// Runs the demonstration with so many fibers. Returns the exit status.
-pub(crate) fn fibers(count: usize) -> i32 {
-    match run(count) {
+/// Runs the demonstration with so many fibers; `wait` is how long the heap has to give memory back by itself. Returns the
+/// exit status.
+pub(crate) fn fibers(count: usize, wait: Option<Duration>) -> i32 {
+    match run(count, wait) {
         Ok(status) => status,
         Err(error) => {
             say(error);
@@ -60,12 +68,14 @@ pub(crate) fn fibers(count: usize) -> i32 {
     }
 }
 
-fn run(count: usize) -> Result<i32, Box<dyn Error>> {
+fn run(count: usize, wait: Option<Duration>) -> Result<i32, Box<dyn Error>> {
     // What a coroutine runs may borrow nothing that ends before the process.
     let heap: &'static Heap = Box::leak(Box::new(Heap::new(Config::default())?));
     let (stacks, blocks) = (heap.declare_stacks("fibers")?, heap.declare("fiber-blocks")?);
+    let mutator: Shared = Box::leak(Box::new(RefCell::new(heap.enter()?)));
     let began = Instant::now();
-    let mut all = (0..count).map(|number| fiber(number, stacks, blocks)).collect::<Result<Vec<_>, _>>()?;
+    let mut all =
+        (0..count).map(|number| fiber(number, stacks, blocks, mutator)).collect::<Result<Vec<_>, _>>()?;
     let made = began.elapsed();
     let mut damaged = 0;
     let began = Instant::now();
@@ -74,21 +84,29 @@ fn run(count: usize) -> Result<i32, Box<dyn Error>> {
             .for_each(|fiber| assert!(fiber.resume(()).as_yield().is_some(), "a fiber ended early"));
     }
     let switched = began.elapsed();
-    let alive = books(heap)?;
+    mutator.borrow_mut().collect()?;
+    let (alive, full) = (books(heap)?, heap.resident().heap);
     let began = Instant::now();
     for fiber in &mut all {
         damaged += usize::from(!matches!(fiber.resume(()), CoroutineResult::Return(true)));
     }
     drop(all);
     let dropped = began.elapsed();
-    let released = stacks.release() + heap.release_all();
+    mutator.borrow_mut().collect()?;
+    let released = match wait {
+        None => stacks.release() + heap.release_all(),
+        Some(time) => {
+            mutator.borrow_mut().outside(|| thread::sleep(time));
+            Bytes(full.0.saturating_sub(heap.resident().heap.0))
+        }
+    };
     let after = books(heap)?;
     let left = stacks.inuse() + blocks.inuse();
-    print(count, &Times { made, switched, dropped }, &alive, released)?;
+    print(count, &Times { made, switched, dropped }, &alive, full, released)?;
     let wrong = [alive.failure(), after.failure()].into_iter().flatten().collect::<Vec<_>>();
     wrong.iter().for_each(say);
     if damaged > 0 {
-        say(format_args!("{damaged} fibers found blocks that are not as they were written"));
+        say(format_args!("{damaged} fibers found blocks or objects that are not as they were written"));
     }
     if stacks.inuse() > Bytes::ZERO {
         say(format_args!("{left} are left after all fibers ended"));
@@ -96,22 +114,29 @@ fn run(count: usize) -> Result<i32, Box<dyn Error>> {
     Ok(i32::from(!wrong.is_empty() || damaged > 0 || stacks.inuse() > Bytes::ZERO))
 }
 
-/// A fiber that holds blocks, and at its end says whether they stayed as they were.
+/// A fiber that holds blocks and objects, and at its end says whether they stayed as they were.
 fn fiber(
     number: usize,
     stacks: Stacks<'static>,
     blocks: Purpose<'static>,
+    mutator: Shared,
 ) -> Result<Fiber, spanheap::StackError> {
     let stack = FiberStack(stacks.allocate(STACK, Guard::Yes)?);
     Ok(Coroutine::with_stack(stack, move |yielder, ()| {
         let mut held: Vec<PurposeVec<u8, Purpose<'static>>> = Vec::new();
+        let mut objects: Vec<Root<'static, u64>> = Vec::new();
         for step in 1..=STEPS {
             let mut block = PurposeVec::new_in(blocks);
             block.resize(step * BLOCK, number as u8);
             held.push(block);
+            let object = mutator.borrow_mut().run(|cx| cx.root(cx.allocate(number as u64)?));
+            // Without memory for an object the fiber goes on with those it has; at the end it is one short.
+            objects.extend(object.ok());
             yielder.suspend(());
         }
-        held.iter().flatten().all(|&byte| byte == number as u8)
+        let are_there = objects.len() == STEPS
+            && mutator.borrow_mut().run(|cx| objects.iter().all(|object| *object.get(cx) == number as u64));
+        are_there && held.iter().flatten().all(|&byte| byte == number as u8)
     }))
 }
 
@@ -123,7 +148,7 @@ fn books(heap: &Heap) -> Result<Books, Box<dyn Error>> {
     Ok(Books::parse(text.as_bytes())?)
 }
 
-fn print(count: usize, times: &Times, alive: &Books, released: Bytes) -> io::Result<()> {
+fn print(count: usize, times: &Times, alive: &Books, full: Bytes, released: Bytes) -> io::Result<()> {
     let each = |time: Duration, times: usize| time.as_nanos() / (count * times).max(1) as u128;
     let mut out = io::stdout().lock();
     writeln!(
@@ -135,5 +160,6 @@ fn print(count: usize, times: &Times, alive: &Books, released: Bytes) -> io::Res
         each(times.dropped, 1),
     )?;
     writeln!(out, "\nwith all fibers alive:\n{}", alive.tables())?;
-    writeln!(out, "given back at the end: {}", human(released.0 as i128))
+    let [full, released] = [full, released].map(|bytes| human(bytes.0 as i128));
+    writeln!(out, "given back at the end: {released}, of {full} that were resident with all fibers alive")
 }

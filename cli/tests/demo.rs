@@ -57,7 +57,7 @@ fn fibers_are_shown_with_their_stacks() {
     let ended = end(spanheap().args(["demo", "fibers", "--count", "2000"]));
     assert_eq!(ended.status.code(), Some(0), "{}", ended.stderr);
     assert!(ended.stdout.starts_with("2000 fibers, each on 16.0 KiB of guarded stack"), "{}", ended.stdout);
-    for name in ["fibers", "fiber-blocks", "span/fibers"] {
+    for name in ["fibers", "fiber-blocks", "span/fibers", "span/objects"] {
         assert!(ended.stdout.contains(&format!("\n {name} ")), "{name}: {}", ended.stdout);
     }
     assert!(ended.stdout.contains("given back at the end: "), "{}", ended.stdout);

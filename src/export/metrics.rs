@@ -1,4 +1,4 @@
-//! A heap's figures on a recorder of the [`metrics`](::metrics) crate.
+//! A heap's figures on a recorder of the [`metrics`] crate.
 //!
 //! ```
 //! use metrics::NoopRecorder;

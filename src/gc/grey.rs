@@ -4,7 +4,7 @@
 //! [lines](Line), while the processor fetches what is known of their pages; see [`mark`](super::mark).
 //!
 //! # Safety
-//! Candidates lie below [`Objects::covered`](crate::object::Objects::covered), up to which there are codes; metadata is
+//! Candidates lie below [`Objects::covered`](crate::object::Objects::covered)(crate::object::Objects::covered), up to which there are codes; metadata is
 //! read where a code says that a span begins.
 
 use super::mark::{Marking, Progress};
@@ -83,7 +83,7 @@ impl Grey {
         self.candidates.count + self.unmarked.count > 0
     }
 
-    /// Shades what candidates lead to: offsets from the region's base, below [`Objects::covered`].
+    /// Shades what candidates lead to: offsets from the region's base, below [`Objects::covered`](crate::object::Objects::covered).
     #[inline]
     pub(super) fn mark_all(
         &mut self,

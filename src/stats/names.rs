@@ -4,7 +4,7 @@
 //! is Go's; ours have the same shape. A row may stand for several metrics, one for each purpose, account or size
 //! class: `NAME` or `SIZE` in its name is then replaced.
 //!
-//! [`MetricValues`](super::MetricValues) gives every metric of a snapshot with its value. Nothing is allocated: a name is built
+//! [`MetricValues`] gives every metric of a snapshot with its value. Nothing is allocated: a name is built
 //! in a buffer of its own. [`visit`] does the same for those whose value is one number.
 
 use super::account::Account;

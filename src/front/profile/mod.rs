@@ -1,6 +1,6 @@
 //! The heap profile: which code allocated what is in use, by sampling.
 //!
-//! While a profile is taken, allocations are chosen by chance, one in 512 KiB on average ([`sampling`]). Of a chosen one
+//! While a profile is taken, allocations are chosen by chance, one in 512 KiB on average ([`sampling`](crate::base::sampling)). Of a chosen one
 //! the stack is walked ([`unwind`]) and counted ([`recorder`]); what all of them stand for is written as `pprof` reads it
 //! ([`pprof`]), with addresses, which others look up.
 //!

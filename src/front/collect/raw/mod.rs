@@ -12,7 +12,7 @@
 //! heap. What the borrow checker proves there is the caller's to keep here:
 //!
 //! 1. *An object that is used after a safepoint was reachable at it*: from a [root range](RawMutator::add_root_range),
-//!    a [provider](RawMutator::add_root_provider), a [stack](stack), a [`Root`](super::Root), or another object that was.
+//!    a [provider](RawMutator::add_root_provider), a [stack], a [`Root`](super::Root), or another object that was.
 //!    Any word that points into an object keeps it, also an interior one and one with a tag in its low bits.
 //! 2. *A pointer is stored with [`RawMutator::write`]*, into objects and into ranges and whatever providers read.
 //!    An object that was allocated since the last safepoint may be filled without: it holds nothing yet, and is black if
@@ -185,7 +185,7 @@ impl<'h> RawMutator<'h> {
         Recipe { plan: Plan { code: SpanClass::new(kind, class), mask, shape, size }, how }
     }
 
-    /// Allocates `size` bytes, all zeros, of a shape. A safepoint on threads whose [stack](stack) is scanned.
+    /// Allocates `size` bytes, all zeros, of a shape. A safepoint on threads whose [stack] is scanned.
     ///
     /// # Errors
     /// [`Exhausted`], when a limit or the system stands in the way.
