@@ -215,6 +215,7 @@ impl Span {
             pages: AtomicU32::new(0),
             clean: AtomicU64::new(0),
             next: AtomicU32::new(0),
+            note: AtomicU64::new(0),
             word: AtomicU64::new(0),
             links: UnsafeCell::new(Links::default()),
         }
