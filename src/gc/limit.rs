@@ -119,6 +119,12 @@ impl Limiter {
         self.stopped = true;
     }
 
+    /// The world stands still, but there is more to mark: marking goes on when the world does.
+    pub fn resume_marking(&mut self) {
+        debug_assert!(self.stopped && !self.marking, "marking was not about to end");
+        self.marking = true;
+    }
+
     /// The world goes on. All of the time in between counts as collecting.
     ///
     /// # Panics

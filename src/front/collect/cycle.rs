@@ -292,6 +292,7 @@ impl Collection {
                 }
             });
             if !self.collector.is_quiet() {
+                self.pacing.resume_marking();
                 return None;
             }
             if self.config.verify {

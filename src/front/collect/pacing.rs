@@ -117,6 +117,11 @@ impl Pacing {
         self.policy.lock().limiter.stop(marking, now.0);
     }
 
+    /// The world has stopped for the end of marking, but there is more to mark.
+    pub(super) fn resume_marking(&self) {
+        self.policy.lock().limiter.resume_marking();
+    }
+
     /// The world goes on.
     pub(super) fn go_on(&self, now: Nanoseconds) {
         let mut policy = self.policy.lock();

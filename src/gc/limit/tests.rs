@@ -78,3 +78,21 @@ proptest! {
         }
     }
 }
+
+/// A pause for the end of marking that found more to mark changes nothing but the clock: marking can end again later.
+#[test]
+fn marking_that_goes_on_after_all_counts_as_marking() {
+    let mut resumed = Limiter::new(0, 4);
+    resumed.stop(true, 0);
+    resumed.go_on(10);
+    let mut straight = resumed.clone();
+    resumed.stop(false, 1000);
+    resumed.resume_marking();
+    resumed.go_on(1000);
+    for limiter in [&mut resumed, &mut straight] {
+        limiter.stop(false, 50_000);
+        limiter.go_on(50_100);
+    }
+    let seen = |limiter: &Limiter| (limiter.fill(), limiter.overflow(), limiter.is_limiting());
+    assert_eq!(seen(&resumed), seen(&straight));
+}
