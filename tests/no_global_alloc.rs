@@ -53,6 +53,12 @@ unsafe impl GlobalAlloc for Guarded {
 #[global_allocator]
 static GLOBAL: Guarded = Guarded;
 
+/// Without a scavenger: in debug builds its thread is one of the standard library's, which does take from the global
+/// allocator.
+fn quiet() -> Config {
+    Config { scavenger: spanheap::front::config::Scavenger::Off, ..Config::default() }
+}
+
 /// Runs `work` with the global allocator forbidden to this thread.
 fn alone<T>(work: impl FnOnce() -> T) -> T {
     FORBIDDEN.set(true);
@@ -101,7 +107,7 @@ fn blocks(heap: &Heap) {
 #[test]
 fn a_whole_life_takes_nothing() {
     alone(|| {
-        let heap = Heap::new(Config::default()).unwrap();
+        let heap = Heap::new(quiet()).unwrap();
         let mine = heap.declare("mine").unwrap();
         assert!(heap.declare("mine").is_err() && heap.declare("no spaces").is_err());
         mine.set_limit(Some(Bytes::mib(1)));
@@ -125,7 +131,7 @@ fn a_whole_life_takes_nothing() {
 
 #[test]
 fn threads_that_come_and_go_take_nothing() {
-    let heap = Heap::new(Config::default()).unwrap();
+    let heap = Heap::new(quiet()).unwrap();
     for _ in 0..3 {
         thread::scope(|scope| {
             let threads: Vec<_> = (0..4).map(|_| scope.spawn(|| alone(|| blocks(&heap)))).collect();
@@ -137,7 +143,7 @@ fn threads_that_come_and_go_take_nothing() {
 
 #[test]
 fn a_churn_itself_may_allocate_and_is_no_trouble() {
-    let heap = Heap::new(Config::default()).unwrap();
+    let heap = Heap::new(quiet()).unwrap();
     let world = World::new(&heap, 3);
     let held = world.churn(1, 2_000, Sizes { small: 300, large_every: 50, large: 100_000, held: 100 });
     held.into_iter().for_each(|one| world.give_back(one));

@@ -177,6 +177,9 @@ fn every_single_call_can_be_refused() {
             None => without_heap += 1,
             Some(seen) => with_errors += usize::from(seen.errors > 0),
         }
+        // What is refused once is mostly had by asking again; a system that goes on refusing is not got over.
+        let (seen, _) = run(|simulated| simulated.refuse(calls, 6));
+        with_errors += usize::from(seen.is_some_and(|seen| seen.errors > 0));
     }
     // Some refusals end in an error, most are got over: less is reserved, memory is kept, a mutator is shared.
     assert!(calls > 50 && without_heap > 5 && with_errors > 0, "{calls} {without_heap} {with_errors}");

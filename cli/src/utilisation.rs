@@ -74,8 +74,8 @@ mod tests {
         assert_eq!(Utilisation::of(&[], Duration::from_secs(1)), Utilisation::default());
         assert!((worst(&[wait(40, 2)]) - 0.8).abs() < 1e-9);
         // Two waits in one window, the first of which begins it, or the second of which ends it.
-        assert!((worst(&[wait(40, 2), wait(47, 6)]) - 0.5).abs() < 1e-9);
-        assert!((worst(&[wait(40, 6), wait(51, 2)]) - 0.5).abs() < 1e-9);
+        assert!((worst(&[wait(40, 2), wait(47, 2)]) - 0.6).abs() < 1e-9);
+        assert!((worst(&[wait(40, 4), wait(47, 6)]) - 0.3).abs() < 1e-9);
         // One that is longer than a window, and one that has begun before the first could end.
         assert!(worst(&[wait(40, 30)]).abs() < 1e-9);
         assert!((worst(&[wait(1, 3)]) - 0.7).abs() < 1e-9);

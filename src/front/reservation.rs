@@ -14,6 +14,7 @@ use crate::base::{Bytes, Exhausted};
 use crate::front::manual::ManualSpan;
 use crate::front::purpose::Purpose;
 use core::alloc::Layout;
+use core::fmt;
 use core::ptr::NonNull;
 
 /// A promise of bytes for a purpose. What is left of it goes back when it is dropped.
@@ -36,6 +37,13 @@ use core::ptr::NonNull;
 pub struct Reservation<'h> {
     purpose: Purpose<'h>,
     left: AtomicUsize,
+}
+
+impl fmt::Debug for Reservation<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let left = Bytes(self.left.load(Ordering::Relaxed));
+        write!(f, "Reservation({left} of {})", self.purpose.name())
+    }
 }
 
 impl<'h> Reservation<'h> {
