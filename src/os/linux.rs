@@ -7,6 +7,7 @@
 //! The functions take raw ranges and trust their caller, [`System`](super::System), whose contract they share:
 //! a range is page-aligned and lies inside one reservation of ours. Nothing is read or written here.
 
+use super::raw;
 use super::system::{Guarding, SystemError};
 use crate::base::Bytes;
 use core::ffi::CStr;
@@ -190,14 +191,14 @@ pub(super) unsafe fn name(at: *mut u8, size: Bytes, name: &CStr) {
 
 /// Nanoseconds of a clock that never goes back.
 pub(super) fn now() -> u64 {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+    const MONOTONIC: usize = 1;
+    raw::clock(MONOTONIC)
 }
 
 /// Nanoseconds of processor time that the calling thread has had.
 pub(super) fn thread_time() -> u64 {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+    const THREAD_CPU_TIME: usize = 3;
+    raw::clock(THREAD_CPU_TIME)
 }
 
 /// Processors that this process may run on.

@@ -17,6 +17,7 @@ use rustix::io::Errno;
 
 const SIGNAL_MASK: usize = 14;
 const CLONE: usize = 56;
+const CLOCK_GETTIME: usize = 228;
 const MEMBARRIER: usize = 324;
 
 /// Set the mask of blocked signals.
@@ -63,6 +64,19 @@ unsafe fn call(number: usize, arguments: [usize; 4]) -> Result<usize, SystemErro
         );
     }
     outcome(value)
+}
+
+/// A clock's time in nanoseconds; 0 where the kernel has no such clock.
+///
+/// The library's way leads through the kernel's shared page (vDSO), which it looks for when it is asked first. That is
+/// faster, but a heap is made before anything else works, and under some instruments (Valgrind) the page is not where
+/// the kernel says. Clocks are read in slow paths only.
+pub(super) fn clock(number: usize) -> u64 {
+    let mut time = [0_u64; 2];
+    // SAFETY: the kernel writes seconds and nanoseconds to the two words.
+    let read = unsafe { call(CLOCK_GETTIME, [number, (&raw mut time).expose_provenance(), 0, 0]) };
+    let [seconds, nanoseconds] = time;
+    read.map_or(0, |_| seconds * 1_000_000_000 + nanoseconds)
 }
 
 /// After this, every thread of the process has passed a full memory barrier: what it does from then on, it does having
