@@ -162,8 +162,14 @@ impl BlockSpan {
     /// Whether the byte at `offset` from the region's base begins a block.
     #[inline(always)]
     pub fn begins_block(&self, offset: usize) -> bool {
+        self.divides(u64::from((offset as u32).wrapping_sub(self.start)))
+    }
+
+    /// Whether the byte so far from the span's start begins a block.
+    #[inline(always)]
+    pub fn divides(&self, distance: u64) -> bool {
         let magic = self.magic.load(Ordering::Relaxed);
-        u64::from((offset as u32).wrapping_sub(self.start)).wrapping_mul(magic) < magic
+        distance.wrapping_mul(magic) < magic
     }
 
     /// The same, whether the span is closed or not.
@@ -171,16 +177,40 @@ impl BlockSpan {
         ((offset as u32).wrapping_sub(self.start) as usize).is_multiple_of(self.size())
     }
 
-    /// Stores the countdown before anything that follows is done. The processor may still look ahead; the barrier of
-    /// whoever closes the span sees to that.
+    /// Counts a free before anything that follows is done: one instruction. The processor may still look ahead; the
+    /// barrier of whoever closes the span sees to that.
     ///
     /// # Safety
     /// The caller is the owner of the span; others may read the word as an atomic one.
     #[inline(always)]
-    pub unsafe fn announce(this: *mut BlockSpan, trip: u32) {
+    pub unsafe fn announce(this: *mut BlockSpan) {
         // SAFETY: the caller's promise.
-        unsafe { PlainU32::from_ptr(&raw mut (*this).trip) }.store(trip, Ordering::Relaxed);
+        let trip = unsafe { PlainU32::from_ptr(&raw mut (*this).trip) };
+        trip.store(trip.load(Ordering::Relaxed).wrapping_sub(1), Ordering::Relaxed);
         compiler_fence(Ordering::SeqCst);
+    }
+
+    /// Takes an announcement back: it was no free.
+    ///
+    /// # Safety
+    /// As for [`BlockSpan::announce`], which the caller has called.
+    #[inline(always)]
+    pub unsafe fn take_back(this: *mut BlockSpan) {
+        // SAFETY: the caller's promise.
+        let trip = unsafe { PlainU32::from_ptr(&raw mut (*this).trip) };
+        trip.store(trip.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+        compiler_fence(Ordering::SeqCst);
+    }
+
+    /// Whether the free that was announced is the one that the span waits for. Read again rather than kept, and as plain
+    /// memory, which nobody else writes: that spares the fast path two instructions.
+    ///
+    /// # Safety
+    /// As for [`BlockSpan::announce`].
+    #[inline(always)]
+    pub unsafe fn is_tripped(this: *mut BlockSpan) -> bool {
+        // SAFETY: the caller's promise: only the owner writes.
+        unsafe { (*this).trip == 0 }
     }
 
     /// Whether the byte at `offset` from the region's base lies in a block that was ever carved.
@@ -189,15 +219,23 @@ impl BlockSpan {
         (offset as u32).wrapping_sub(self.start) < self.end.load(Ordering::Relaxed)
     }
 
-    /// As [`BlockSpan::is_carved`], for the owner: what nobody else writes can be read as plain memory, and that spares
-    /// the fast path an instruction.
+    /// How far the byte at `offset` from the region's base lies from the span's start, if that is in a block that was
+    /// ever carved. For the owner: what nobody else writes can be read as plain memory, and that spares the fast path an
+    /// instruction.
     ///
     /// # Safety
     /// The caller is the span's owner.
     #[inline(always)]
-    pub unsafe fn is_own_carved(&self, offset: usize) -> bool {
+    pub unsafe fn own_distance(&self, offset: usize) -> Option<u64> {
+        let mut distance = u64::from((offset as u32).wrapping_sub(self.start));
+        // The compiler compares the lower half and, a branch later, clears an upper half that is clear; not if it does not
+        // know where the number comes from.
+        // SAFETY: no instruction at all.
+        unsafe {
+            core::arch::asm!("/* {0} */", inout(reg) distance, options(pure, nomem, nostack, preserves_flags))
+        };
         // SAFETY: only the owner writes `end`, and the caller is the owner, so nobody writes meanwhile.
-        (offset as u32).wrapping_sub(self.start) < unsafe { *self.end.as_ptr() }
+        ((distance as u32) < unsafe { *self.end.as_ptr() }).then_some(distance)
     }
 
     /// Cuts more blocks off the untouched end: one where blocks are large, else a system page of them.

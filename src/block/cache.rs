@@ -243,21 +243,18 @@ impl BlockCache {
             }
             // The entry may be an old one, of a page that is nobody's now: then the record's present span is
             // elsewhere, and nothing but the distance says so.
-            if !(*span).is_own_carved(offset) {
-                return Freed::Other;
-            }
+            let Some(distance) = (*span).own_distance(offset) else { return Freed::Other };
             // Announced before it is looked whether the span is open, for whoever may be closing it: see `holes`.
-            let trip = (*span).trip.wrapping_sub(1);
-            BlockSpan::announce(span, trip);
+            BlockSpan::announce(span);
             let block = pointer.cast::<FreeBlock>();
             let mark = mark((*this).key, block);
-            if !(*span).begins_block(offset) || (*block).mark == mark {
-                BlockSpan::announce(span, trip.wrapping_add(1));
+            if !(*span).divides(distance) || (*block).mark == mark {
+                BlockSpan::take_back(span);
                 return Freed::Other;
             }
             (*block).mark = mark;
             push(span, block);
-            if trip == 0 { Freed::Tripped(span) } else { Freed::Done }
+            if BlockSpan::is_tripped(span) { Freed::Tripped(span) } else { Freed::Done }
         }
     }
 
