@@ -164,6 +164,13 @@ impl Station {
         self.rest(State::Outside);
     }
 
+    /// Nobody will use the station any more, wherever its thread has left it: the heap goes.
+    pub fn abandon(&self) {
+        self.state.store(State::Outside as u32, Ordering::SeqCst);
+        sync::wake_all(&self.state);
+        sync::wake_all(&self.poll);
+    }
+
     /// The thread is at a safepoint and was asked to stop: waits until the world goes on.
     pub fn stop_here(&self, world: &World) {
         self.rest(State::Stopped);

@@ -147,9 +147,11 @@ impl Collection {
         }
     }
 
-    /// Ends the collector's threads, and waits until they have gone.
+    /// Ends the collector's threads, and waits until they have gone. Nobody uses the heap any more, though a thread may have
+    /// forgotten its place there: whoever waits for that one to stop shall not wait for ever.
     pub(crate) fn end_threads(&self) {
         self.background.ending.store(true, Ordering::Release);
+        self.abandon_members();
         for word in [&self.background.wanted, &self.background.turn] {
             word.fetch_add(1, Ordering::AcqRel);
             sync::wake_all(word);

@@ -117,6 +117,8 @@ pub enum CollectError {
     Exhausted(Exhausted),
     /// More threads than a heap has places for.
     Crowded,
+    /// The thread has a place already: at a stop each of the two would wait for the other.
+    Entered,
     /// More providers of roots than a heap has places for.
     Providers,
     /// The collector works already; how it is to work is said before the first thread joins.
@@ -131,6 +133,9 @@ impl fmt::Display for CollectError {
             CollectError::Crowded => write!(f, "a collected heap has at most {MOST_MEMBERS} threads at once"),
             CollectError::Providers => {
                 write!(f, "a collected heap has at most {} providers of roots", raw::roots::MOST_PROVIDERS)
+            }
+            CollectError::Entered => {
+                f.write_str("this thread has entered the heap already; a thread enters once")
             }
             CollectError::TooLate => {
                 f.write_str("the collector is set up before the first thread enters the heap")
@@ -348,12 +353,26 @@ impl Collection {
         self.members.get(number as usize).expect("members that were made are there")
     }
 
+    /// Takes every place for left: the heap goes. The roster is not asked, since whoever stops the world holds it while
+    /// it waits; places that nobody ever had are left anyway.
+    fn abandon_members(&self) {
+        (0..MOST_MEMBERS)
+            .map_while(|number| self.members.get(number))
+            .for_each(|member| member.station.abandon());
+    }
+
     /// A place for the calling thread, which is running from here on.
     fn join(&self, heap: &Heap) -> Result<&Member, CollectError> {
         let member = {
             let mut roster = self.roster.lock();
+            let mutator = heap.mutator();
+            // The shared mutator stands for any number of threads, so it says nothing about this one.
+            let is_here = |number| self.member(number).is_of(mutator);
+            if !heap.is_shared(mutator) && (0..roster.made).any(is_here) {
+                return Err(CollectError::Entered);
+            }
             let member = self.free_member(heap, &mut roster)?;
-            member.set_mutator(Some(heap.mutator()));
+            member.set_mutator(Some(mutator));
             member
         };
         self.come_in(member);

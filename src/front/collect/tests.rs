@@ -132,7 +132,6 @@ fn objects_of_all_sizes_and_kinds_live_and_die() {
 #[test]
 fn an_edge_that_nobody_would_look_at_refuses_to_be_set() {
     let heap = heap(by_hand());
-    let mut mutator = heap.enter().unwrap();
     let refused = |what: &dyn Fn(&Context<'_, '_>)| {
         let mut mutator = heap.enter().unwrap();
         let run = || mutator.run(|cx| what(cx));
@@ -155,11 +154,37 @@ fn an_edge_that_nobody_would_look_at_refuses_to_be_set() {
         let foreign = there.run(|there| there.root(node(there, 1)).unwrap());
         let _ = foreign.get(cx);
     }));
+    let mut mutator = heap.enter().unwrap();
     mutator.collect().unwrap();
     assert_eq!(live(&heap), 0);
     drop(mutator);
     in_order(&heap);
     in_order(&other);
+}
+
+#[test]
+fn a_thread_enters_a_heap_once() {
+    let heaps = [heap(by_hand()), heap(by_hand())];
+    let mutators = heaps.each_ref().map(|heap| heap.enter().unwrap());
+    let again = heaps[0].enter().err().unwrap();
+    assert_eq!(again.to_string(), "this thread has entered the heap already; a thread enters once");
+    assert!(matches!(heaps[0].enter_raw().err(), Some(CollectError::Entered)));
+    threads::scope(|scope| scope.spawn(|| drop(heaps[0].enter().unwrap())).join().unwrap());
+    drop(mutators);
+    drop(heaps[0].enter().unwrap());
+    heaps.iter().for_each(in_order);
+}
+
+/// A heap goes although a thread has forgotten its place there, while a cycle is wanted.
+#[test]
+fn a_forgotten_mutator_keeps_nobody() {
+    for _ in 0..5 {
+        let heap = heap(CollectConfig { workers: 2, ..CollectConfig::default() });
+        let mut mutator = heap.enter().unwrap();
+        mutator.run(|cx| (0..200_000).for_each(|at| waste(cx, at)));
+        std::mem::forget(mutator);
+        drop(heap);
+    }
 }
 
 #[test]
