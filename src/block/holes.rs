@@ -37,14 +37,14 @@
 //! Whoever calls holds the `local` of the spans' owner. Pages are punched only where all blocks are known to be free.
 
 use super::body::{BlockSpan, FreeBlock, Phase, mark};
-use crate::base::Bytes;
 use crate::base::class::{GRANULE, LONG_SPAN, TABLE};
 use crate::base::sync::Ordering;
+use crate::base::{Bytes, PAGE_SIZE, Pages};
 use crate::span::{Ground, PageHeap, Span};
 use core::ops::Range;
 
 /// Blocks of a span at most.
-const MOST_BLOCKS: usize = LONG_SPAN.0 * crate::base::PAGE_SIZE / GRANULE;
+const MOST_BLOCKS: usize = LONG_SPAN.0 * PAGE_SIZE / GRANULE;
 
 /// A bit for each block of a span.
 type Blocks = [u64; MOST_BLOCKS / 64];
@@ -95,6 +95,17 @@ impl Shape {
             return 0;
         }
         (0..self.carved).filter(|&block| self.pages_of(block) & holes != 0).count()
+    }
+
+    /// The system pages behind the last carved block that were clean when the span was made: the system has them, and the
+    /// heap knows that already.
+    fn untouched(&self, span: &Span) -> u64 {
+        let carved = (self.carved * self.size).next_multiple_of(self.page);
+        let clean = (carved / PAGE_SIZE..self.bytes / PAGE_SIZE).filter(|&page| span.was_clean(Pages(page)));
+        clean.fold(0, |pages, page| {
+            let (from, to) = (carved.max(page * PAGE_SIZE), (page + 1) * PAGE_SIZE);
+            pages | if from < to { self.pages(from..to) } else { 0 }
+        })
     }
 
     fn block(&self, block: usize) -> *mut FreeBlock {
@@ -193,11 +204,7 @@ pub(super) unsafe fn punch(ground: Ground<'_>, span: &Span, body: *mut BlockSpan
             let pages = shape.pages_of(block);
             keep |= if pages & holes == 0 { pages } else { 0 };
         }
-        if (*body).fresh {
-            // Nobody has touched what lies behind the last page with a carved block.
-            let carved = (shape.carved * shape.size).next_multiple_of(shape.page);
-            keep |= if carved < shape.bytes { shape.pages(carved..shape.bytes) } else { 0 };
-        }
+        keep |= shape.untouched(span);
         let new = give(ground, &shape, shape.pages(0..shape.bytes) & !keep);
         if new == 0 {
             return;

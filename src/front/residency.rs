@@ -15,9 +15,11 @@ use crate::stats::{Account, snapshot::Resident};
 
 impl Heap {
     /// Bytes that have memory behind them, by account, as the kernel says. Takes time: every page of the heap
-    /// is looked at.
+    /// is looked at, and nothing goes back in the background meanwhile.
     pub fn resident(&self) -> Resident {
         let core = self.core();
+        // What goes back while the kernel is asked would count as resident and as given back.
+        let _still = core.scavenging.looks.lock();
         let mut resident = Resident::zero();
         let system_page = System::Linux.page_size();
         let region = core.pages.region();

@@ -322,11 +322,13 @@ impl Pacer {
     /// # Panics
     /// When no cycle runs.
     pub fn assist(&self, progress: &Progress, footprint: &Footprint) -> Assist {
-        let triggered = self.triggered.expect("a cycle runs") as i64;
-        let (live, work) = (progress.live as i64, progress.done.total() as i64);
+        let triggered = to_signed(self.triggered.expect("a cycle runs"));
+        let sum = |parts: [u64; 3]| to_signed(parts.into_iter().fold(0, u64::saturating_add));
+        let Work { heap, stacks, roots } = progress.done;
+        let (live, work) = (to_signed(progress.live), sum([heap, stacks, roots]));
         let mut goal = to_signed(self.goal(footprint));
-        let mut expected = (self.last.heap + self.last.stacks + self.roots) as i64;
-        let most = (progress.scannable + self.stacks + self.roots) as i64;
+        let mut expected = sum([self.last.heap, self.last.stacks, self.roots]);
+        let most = sum([progress.scannable, self.stacks, self.roots]);
         if work > expected {
             // More than last time, so it may be all. As if the goal had been set for that from the start.
             let stretched = (goal - triggered) as f64 / expected as f64 * most as f64;
@@ -339,7 +341,9 @@ impl Pacer {
             goal = (goal as f64 * OVERSHOOT) as i64;
             expected = most;
         }
-        let (work, bytes) = ((expected - work).max(LEAST_WORK) as f64, (goal - live).max(1) as f64);
+        // The goal may be anything, if nothing was expected last time.
+        let (work, bytes) = (expected.saturating_sub(work), goal.saturating_sub(live));
+        let (work, bytes) = (work.max(LEAST_WORK) as f64, bytes.max(1) as f64);
         Assist { work_per_byte: work / bytes, bytes_per_work: bytes / work }
     }
 

@@ -76,7 +76,8 @@ impl Heap {
     /// when a collection begins and ends.
     ///
     /// # Errors
-    /// [`CollectError`], when the system refuses memory for the collector or for this thread's part.
+    /// [`CollectError`], when the system refuses memory for the collector or for this thread's part, or the thread has
+    /// entered already.
     pub fn enter(&self) -> Result<Mutator<'_>, CollectError> {
         let collection = self.collection()?;
         let member = collection.join(self)?;

@@ -100,7 +100,8 @@ use core::sync::atomic::AtomicPtr;
 
 /// A thread's place in a collected heap, for a runtime that knows what it does. See the [head of this module](self).
 ///
-/// A thread has one place at a time that is not [outside](RawMutator::outside): the collector waits for each of them.
+/// A thread enters a heap once, by one face or the other: the collector waits for each place that is not
+/// [outside](RawMutator::outside), and a thread with two would wait for itself.
 pub struct RawMutator<'h> {
     heap: &'h Heap,
     collection: &'h Collection,
@@ -130,7 +131,8 @@ impl Heap {
     /// Joins the calling thread to the heap's collected objects, as [`Heap::enter`] does, by the face for runtimes.
     ///
     /// # Errors
-    /// [`CollectError`], when the system refuses memory for the collector or for this thread's part.
+    /// [`CollectError`], when the system refuses memory for the collector or for this thread's part, or the thread has
+    /// entered already.
     pub fn enter_raw(&self) -> Result<RawMutator<'_>, CollectError> {
         let collection = self.collection()?;
         let member = collection.join(self)?;
