@@ -14,6 +14,7 @@ use core::alloc::Layout;
 use core::ptr::NonNull;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
+use std::hint::black_box;
 
 /// What really happened, and how far off an estimate may be.
 #[derive(Default, Clone, Copy, Debug)]
@@ -185,23 +186,37 @@ fn blocks_that_grow_in_place_are_seen_growing() {
     check(&heap);
 }
 
+unsafe extern "C" {
+    /// Where the function begins that a place is in, as its unwinding tables say.
+    fn _Unwind_FindEnclosingFunction(place: usize) -> usize;
+}
+
+/// Every call has a thread to itself: whatever a compiler makes of the loops that begin them, each thread's stack is the
+/// same from its first frame on, so that calls of one function are one site.
 #[test]
 fn stacks_tell_callers_apart() {
+    const SIZES: [usize; 2] = [64 << 10, 96 << 10];
+    type Caller = fn(Purpose<'_>) -> usize;
     #[inline(never)]
-    fn here(purpose: Purpose<'_>, blocks: &mut Vec<NonNull<u8>>) {
-        blocks.push(purpose.allocate(layout(64 << 10)).unwrap());
+    fn here(purpose: Purpose<'_>) -> usize {
+        black_box(purpose.allocate(layout(SIZES[0])).unwrap()).addr().get()
     }
     #[inline(never)]
-    fn there(purpose: Purpose<'_>, blocks: &mut Vec<NonNull<u8>>) {
-        blocks.push(purpose.allocate(layout(64 << 10)).unwrap());
-        assert!(!blocks.is_empty());
+    fn there(purpose: Purpose<'_>) -> usize {
+        black_box(purpose.allocate(layout(SIZES[1])).unwrap()).addr().get()
     }
     let heap = heap();
     heap.profile().start_seeded(Bytes(1), 1).unwrap();
     let purpose = heap.declare("callers").unwrap();
+    let callers: [Caller; 2] = black_box([here, there]);
     let mut blocks = Vec::new();
-    (0..10).for_each(|_| here(purpose, &mut blocks));
-    (0..5).for_each(|_| there(purpose, &mut blocks));
+    for (which, times) in [(0, 10), (1, 5)] {
+        for _ in 0..times {
+            let call = || callers[which](purpose);
+            let block = std::thread::scope(|threads| threads.spawn(call).join().unwrap());
+            blocks.push((NonNull::new(core::ptr::with_exposed_provenance_mut(block)).unwrap(), SIZES[which]));
+        }
+    }
     let mut seen = Vec::new();
     heap.profile().for_each_site(|site| {
         assert_eq!(site.purpose.as_str(), "callers");
@@ -209,12 +224,14 @@ fn stacks_tell_callers_apart() {
     });
     let counts: Vec<u64> = seen.iter().map(|(count, _)| *count).collect();
     assert_eq!(counts, [10, 5], "each caller is one site");
-    let inside = |address: usize, function: usize| (function..function + 400).contains(&address);
-    for ((_, calls), function) in seen.iter().zip([here as *const () as usize, there as *const () as usize]) {
+    // SAFETY: it looks places up, whatever they are.
+    let function = |place: &usize| unsafe { _Unwind_FindEnclosingFunction(*place) };
+    for ((_, calls), caller) in seen.iter().zip(callers) {
         assert!(calls.len() > 6, "{calls:x?}");
-        assert!(calls.iter().any(|&call| inside(call, function)), "{calls:x?} is not from {function:x}");
+        let found = calls.iter().filter(|call| callers.map(|of| of as usize).contains(&function(call)));
+        assert_eq!(found.map(function).collect::<Vec<_>>(), [caller as usize], "{calls:x?}");
     }
-    blocks.into_iter().for_each(|block| free(&heap, block, 64 << 10));
+    blocks.into_iter().for_each(|(block, size)| free(&heap, block, size));
     check(&heap);
 }
 
