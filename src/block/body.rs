@@ -142,7 +142,7 @@ impl BlockSpan {
 
     /// Frees that bring a full span back into its cache's list.
     pub fn full_trip(&self) -> u32 {
-        (self.blocks / 8).clamp(1, MOST_WAITED_FOR)
+        full_trip(self.blocks)
     }
 
     /// Bytes of a block.
@@ -153,9 +153,18 @@ impl BlockSpan {
 
     /// Blocks in use.
     pub fn used(&self) -> u32 {
-        match self.phase {
-            Phase::Full => self.blocks - (self.full_trip() - self.trip),
-            _ => self.trip,
+        used(self.phase, self.blocks, self.trip)
+    }
+
+    /// Blocks in use, for one who holds the owner's lock while the owner's thread may be announcing a free.
+    ///
+    /// # Safety
+    /// The span has a body, and its owner's lock is held.
+    pub unsafe fn used_meanwhile(this: *const BlockSpan) -> u32 {
+        // SAFETY: the caller's promise; all but the countdown stands still under the lock.
+        unsafe {
+            let trip = PlainU32::from_ptr((&raw const (*this).trip).cast_mut());
+            used((*this).phase, (*this).blocks, trip.load(Ordering::Relaxed))
         }
     }
 
@@ -264,6 +273,19 @@ impl BlockSpan {
             }
             first.cast()
         }
+    }
+}
+
+/// Frees that bring a full span of so many blocks back into its cache's list.
+fn full_trip(blocks: u32) -> u32 {
+    (blocks / 8).clamp(1, MOST_WAITED_FOR)
+}
+
+/// Blocks in use of a span whose countdown stands at `trip`.
+fn used(phase: Phase, blocks: u32, trip: u32) -> u32 {
+    match phase {
+        Phase::Full => blocks - (full_trip(blocks) - trip),
+        _ => trip,
     }
 }
 

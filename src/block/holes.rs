@@ -42,6 +42,7 @@ use crate::base::sync::Ordering;
 use crate::base::{Bytes, PAGE_SIZE, Pages};
 use crate::span::{Ground, PageHeap, Span};
 use core::ops::Range;
+use core::sync::atomic::AtomicPtr;
 
 /// Blocks of a span at most.
 const MOST_BLOCKS: usize = LONG_SPAN.0 * PAGE_SIZE / GRANULE;
@@ -168,8 +169,8 @@ unsafe fn verify(shape: &Shape, span: &Span, body: *const BlockSpan) -> Option<B
     // SAFETY: the owner's lock is held; what its thread may still be writing are the list's head and the counts, one word each,
     // and a block is complete before the head leads to it.
     unsafe {
-        let used = (*body).used() as usize;
-        let mut at = (&raw const (*body).free).read_volatile();
+        let used = BlockSpan::used_meanwhile(body) as usize;
+        let mut at = AtomicPtr::from_ptr((&raw const (*body).free).cast_mut()).load(Ordering::Acquire);
         while !at.is_null() {
             let offset = at.addr().wrapping_sub(shape.memory.addr());
             let block = offset / shape.size;
