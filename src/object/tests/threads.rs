@@ -6,13 +6,16 @@ use crate::base::random::Random;
 use crate::base::{Address, Bytes, PAGE_SIZE};
 use crate::object::testing::{Bench, Hand};
 use crate::object::{NoAttachments, ShapeId};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, RwLock};
 
 const MUTATORS: usize = 3;
 const CYCLES: usize = if cfg!(debug_assertions) { 12 } else { 40 };
 /// Objects that a mutator keeps at most.
 const KEPT: usize = 300;
+/// Rounds that mutators do in a cycle, of so many steps each: half of them while it marks.
+const ROUNDS: usize = 120;
+const STEPS: usize = 50;
 
 /// A mutator: what it allocates with, and the objects that it would be sad to lose.
 struct Mutator {
@@ -26,6 +29,8 @@ struct Shared {
     bench: Bench,
     world: RwLock<()>,
     mutators: [Mutex<Mutator>; MUTATORS],
+    /// Rounds that mutators may still do: however they are scheduled, each cycle sees the same amount of work.
+    left: AtomicUsize,
     done: AtomicBool,
 }
 
@@ -78,11 +83,23 @@ fn verify(bench: &Bench, address: usize, size: usize) {
 impl Shared {
     fn mutate(&self, number: usize) {
         while !self.done.load(Ordering::Relaxed) {
+            let less = |left: usize| left.checked_sub(1);
+            if self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_err() {
+                std::thread::yield_now();
+                continue;
+            }
             let _running = self.world.read().unwrap();
             let mut mutator = self.mutators[number].lock().unwrap();
-            for _ in 0..50 {
+            for _ in 0..STEPS {
                 mutator.step(&self.bench);
             }
+        }
+    }
+
+    /// Waits until mutators have begun all but so many of a cycle's rounds.
+    fn wait(&self, left: usize) {
+        while self.left.load(Ordering::Relaxed) > left {
+            std::thread::yield_now();
         }
     }
 
@@ -132,6 +149,7 @@ impl Shared {
             bench.check_objects(all.iter().map(|mutator| &mutator.hand));
             roots
         });
+        self.left.store(ROUNDS, Ordering::Relaxed);
         let mut marked = Bytes::ZERO;
         for root in roots {
             let object = self.bench.objects.find(Address(root)).expect("roots are objects");
@@ -139,11 +157,12 @@ impl Shared {
                 marked += object.size;
             }
         }
+        self.wait(ROUNDS / 2);
         self.stop(|bench, all| {
             bench.end_marking(all.iter_mut().map(|mutator| &mut mutator.hand), marked);
             bench.check_objects(all.iter().map(|mutator| &mutator.hand));
         });
-        std::thread::yield_now();
+        self.wait(0);
     }
 }
 
@@ -153,7 +172,8 @@ fn nothing_that_is_kept_is_lost() {
     let mutator = |seed| Mutator { hand: bench.hand(), kept: Vec::new(), random: Random::new(seed) };
     let mutators = std::array::from_fn(|seed| Mutex::new(mutator(seed as u64)));
     let sweeper = bench.hand();
-    let shared = Shared { bench, world: RwLock::new(()), mutators, done: AtomicBool::new(false) };
+    let (world, left, done) = (RwLock::new(()), AtomicUsize::new(0), AtomicBool::new(false));
+    let shared = Shared { bench, world, mutators, left, done };
     let mut sweeper = std::thread::scope(|scope| {
         (0..MUTATORS).for_each(|number| {
             drop(scope.spawn({
