@@ -1,4 +1,4 @@
-//! Stacks through the front door: from any thread, in the books, when the system refuses, and over a fork.
+//! Stacks through the front door: from any thread, in the books, without calls, and when the system refuses.
 #![cfg(not(loom))]
 
 use spanheap::os::{Simulated, System};
@@ -193,6 +193,21 @@ fn every_single_call_can_be_refused() {
         calls += 1;
     }
     assert!(calls > 50 && with_errors > 10, "{calls} {with_errors}");
+}
+
+#[test]
+fn a_cached_stack_costs_no_call() {
+    let simulated: &'static Simulated = Box::leak(Box::new(Simulated::new()));
+    let heap = Heap::on(System::Simulated(simulated), Config::default()).unwrap();
+    let allocate = || heap.stacks().allocate(Bytes::kib(16), Guard::Yes).unwrap();
+    drop(allocate());
+    let calls = simulated.calls();
+    for count in (0..8).cycle().take(1_000) {
+        let mut stacks: Vec<_> = (0..count).map(|_| allocate()).collect();
+        stacks.iter_mut().for_each(|stack| use_up(stack, 7));
+    }
+    assert_eq!(simulated.calls(), calls);
+    heap.check().unwrap();
 }
 
 #[test]

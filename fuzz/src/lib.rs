@@ -8,6 +8,9 @@ pub mod input;
 #[path = "../../src/object/program/model.rs"]
 #[doc(hidden)]
 pub mod program_model;
+#[path = "../../src/stack/model.rs"]
+#[doc(hidden)]
+pub mod stack_model;
 
 pub mod base;
 pub mod block;
@@ -16,4 +19,5 @@ pub mod os;
 pub mod page;
 pub mod program;
 pub mod span;
+pub mod stack;
 pub mod stats;

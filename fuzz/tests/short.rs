@@ -55,6 +55,11 @@ fn block() {
 }
 
 #[test]
+fn stack() {
+    run(40, 800, spanheap_fuzz::stack::fuzz);
+}
+
+#[test]
 fn front() {
     run(40, 800, spanheap_fuzz::front::fuzz);
 }

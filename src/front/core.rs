@@ -302,7 +302,7 @@ impl HeapCore {
             self.mutators.committed_bytes() + self.caches.committed_bytes() + self.central.committed();
         let mut tables = of_mutators + self.stacks.committed() + self.profile.committed();
         if let Some(collection) = self.collection() {
-            collection.for_each_table(self.system, |_, _, size| tables += size);
+            tables += collection.committed(self.system);
         }
         self.pages.set_other_metadata(HeapCore::mapping(self.system) + tables);
     }

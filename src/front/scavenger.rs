@@ -11,7 +11,7 @@
 //! ```
 //!
 //! *Tending* takes from a mutator what it keeps for a thread that has not needed more than its fast paths for a
-//! while: its page cache, its stash of runs, the blocks that others gave back to it. Its thread need not help, and is not
+//! while: its page cache, its stash of runs, its stacks, the blocks that others gave back to it. Its thread need not help, and is not
 //! stopped:
 //!
 //! 1. A mutator's `local` guards all that is taken from it, and the fast paths touch none of that: not the pages and
@@ -198,10 +198,10 @@ impl HeapCore {
         if visits != looks.visits {
             (looks.visits, looks.active) = (visits, now);
         }
-        if !waiting && looks.stacks != visits {
+        if !waiting && looks.stacks != visits && self.release_idle_stacks() {
             looks.stacks = visits;
-            self.release_idle_stacks();
         }
+        let waiting = waiting || looks.stacks != visits;
         let idle = ((now.0 - looks.active.0) / 1_000_000_000) as u32;
         let view = self.view(&mut looks, now, idle, mode == Mode::Eager);
         let excess = view.excess();
@@ -253,10 +253,18 @@ impl HeapCore {
         (sum, waiting)
     }
 
-    /// Gives back what stacks hold that nobody uses, once all mutators have been idle for a while.
-    fn release_idle_stacks(&self) {
+    /// Gives back what stacks hold that nobody uses, once all mutators have been idle for a while. Returns whether it did:
+    /// while a collector marks, stacks that were freed wait for the end of that.
+    fn release_idle_stacks(&self) -> bool {
         let shared = self.shared_mutator();
-        self.stack_work(shared, &mut shared.local.lock()).release();
+        let mut local = shared.local.lock();
+        let mut work = self.stack_work(shared, &mut local);
+        if !work.marking {
+            work.release();
+            // Slabs went through the shared mutator's pages.
+            work.ground.flush(work.spans);
+        }
+        !work.marking
     }
 
     /// Takes what a mutator keeps and its fast paths do not need. Returns whether it could have its lock.
@@ -276,6 +284,7 @@ impl HeapCore {
             // SAFETY: the lock is held, and there is no thread with fast paths.
             unsafe { self.flush_locked(mutator, &mut local) };
         }
+        self.stack_work(mutator, &mut local).flush();
         let work = self.quiet_work(mutator, &mut local);
         work.ground.flush(work.spans);
         // SAFETY: the lock is held, and the caches are all that the mutator has.

@@ -111,3 +111,18 @@ fn what_counts_for_the_limit_is_what_the_books_call_committed() {
     assert_eq!(heap.core().pages.committed().0 as i64, heap.snapshot().committed());
     assert_eq!(heap.check(), Ok(()));
 }
+
+/// Slow paths add up what the tables say of themselves; who walks the tables finds as much.
+#[test]
+fn a_collections_memory_is_that_of_its_tables() {
+    let heap = Heap::new(Config::default()).unwrap();
+    let mut mutator = heap.enter().unwrap();
+    let roots: Vec<_> =
+        (0..2_000u64).map(|n| mutator.run(|cx| cx.root(cx.allocate(n).unwrap())).unwrap()).collect();
+    let core = heap.core();
+    let mut walked = Bytes::ZERO;
+    core.collection().unwrap().for_each_table(core.system, |_, _, size| walked += size);
+    assert_eq!(core.collection().unwrap().committed(core.system), walked);
+    drop((roots, mutator));
+    assert_eq!(heap.check(), Ok(()));
+}

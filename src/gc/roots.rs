@@ -224,6 +224,11 @@ impl Roots {
         self.places.get(index).expect("places below `used` are there")
     }
 
+    /// Bytes committed for the places.
+    pub fn committed_bytes(&self) -> Bytes {
+        self.places.committed_bytes()
+    }
+
     /// Where the memory behind it lies.
     pub fn committed_ranges(&self) -> impl Iterator<Item = (Address, Bytes)> {
         self.places.committed_ranges()

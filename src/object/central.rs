@@ -306,9 +306,9 @@ impl Objects {
 
     /// Bytes committed for the tables.
     pub fn committed(&self) -> Bytes {
-        let mut sum = Bytes::ZERO;
-        self.for_each_table(|_, _, size| sum += size);
-        sum
+        let marks =
+            self.kinds.committed_bytes() + self.meta.committed_bytes() + self.partial.committed_bytes();
+        marks + self.maps.committed_bytes()
     }
 
     /// Visits the memory of every table: its kind, where it begins and how long it is.

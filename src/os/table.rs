@@ -247,8 +247,11 @@ impl<T> Table<T> {
         let units = self.reserved.0 >> self.unit_shift;
         let mut unit = 0;
         core::iter::from_fn(move || {
-            let first = (unit..units).find(|&u| self.is_committed(u))?;
-            unit = (first..units).find(|&u| !self.is_committed(u)).unwrap_or(units);
+            let first = self.next_unit(unit, true);
+            if first == units {
+                return None;
+            }
+            unit = self.next_unit(first, false);
             let at = crate::base::Address(self.base.addr() + (first << self.unit_shift));
             Some((at, Bytes((unit - first) << self.unit_shift)))
         })
@@ -288,6 +291,22 @@ impl<T> Table<T> {
     #[inline]
     fn is_committed(&self, unit: usize) -> bool {
         self.word(unit).load(Ordering::Acquire) >> (unit % 64) & 1 == 1
+    }
+
+    /// The first unit from one on that is committed, or is not; the number of units if there is none. Looks at 64 at once:
+    /// tables are reserved for heaps much larger than most.
+    fn next_unit(&self, from: usize, committed: bool) -> usize {
+        let units = self.reserved.0 >> self.unit_shift;
+        let mut unit = from;
+        while unit < units {
+            let word = self.word(unit).load(Ordering::Acquire);
+            let wanted = (if committed { word } else { !word }) >> (unit % 64);
+            if wanted != 0 {
+                return units.min(unit + wanted.trailing_zeros() as usize);
+            }
+            unit = (unit / 64 + 1) * 64;
+        }
+        units
     }
 
     fn mark(&self, unit: usize) {

@@ -1,11 +1,11 @@
 //! The slow twin: which stacks are whose, kept in sorted tables, with every rule looked up one by one.
 //!
 //! It does not know slabs, caches or lists. It sees what the pool hands out, and complains when that is not free to be
-//! handed out; and it says what the books must say.
+//! handed out; and it says what the books must say. The fuzz body uses it from outside the crate.
 
-use super::{Phase, StackId, StackView};
-use crate::base::Bytes;
-use crate::base::purpose::StackKind;
+use spanheap::base::Bytes;
+use spanheap::base::purpose::StackKind;
+use spanheap::stack::{Phase, StackId, StackView};
 use std::collections::BTreeMap;
 
 /// A stack that somebody has, or that is parked.

@@ -349,6 +349,14 @@ impl Collection {
         self.members.committed_ranges().for_each(|(at, size)| visit(MetadataKind::Mutators, at, size));
     }
 
+    /// Bytes committed for all of that. Slow paths ask, so the tables are not walked.
+    pub(crate) fn committed(&self, system: System) -> Bytes {
+        let roots = self.roots.committed_bytes() + self.collector.roots.committed_bytes();
+        let tables = self.objects.committed() + self.shapes.committed_bytes() + roots;
+        let others = self.attachments.committed_bytes() + self.members.committed_bytes();
+        Collection::mapping(system) + tables + others
+    }
+
     pub(super) fn member(&self, number: u32) -> &Member {
         self.members.get(number as usize).expect("members that were made are there")
     }

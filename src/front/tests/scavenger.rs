@@ -3,15 +3,17 @@
 //! # Safety
 //! Blocks are freed once, by who has them.
 
-use crate::base::Bytes;
+use crate::base::{Bytes, PurposeId};
 use crate::front::config::{Config, Scavenger};
 use crate::front::heap::Heap;
 use crate::front::misuse::Fault;
 use crate::front::pacing::Pacer;
 use crate::front::scavenger::{self, Next};
+use crate::front::stacks::{RawStack, Stack};
 use crate::os::simulated::{Call, Simulated};
 use crate::os::testing::simulated;
 use crate::os::{Nanoseconds, System};
+use crate::stack::Guard;
 use crate::stats::Account;
 use proptest::prelude::*;
 use std::alloc::Layout;
@@ -232,6 +234,79 @@ proptest! {
         world.settle();
         prop_assert_eq!(world.kept(), 0);
     }
+}
+
+impl World {
+    /// Guarded stacks, each written to so many bytes deep.
+    fn stacks(&self, purpose: PurposeId, count: usize, depth: usize) -> Vec<RawStack> {
+        let stack = |_| Stack::allocate(&self.heap, purpose, Bytes::kib(16), Guard::Yes).unwrap();
+        let all: Vec<_> = (0..count).map(stack).collect();
+        for stack in &all {
+            // SAFETY: the stack's own memory, and nothing runs there.
+            unsafe { stack.base().as_ptr().sub(depth).write_bytes(0xaa, depth) };
+        }
+        self.heap.check().unwrap();
+        all.into_iter().map(Stack::into_raw).collect()
+    }
+
+    fn drop_stack(&self, raw: RawStack) {
+        // SAFETY: made of a stack of this heap, and once.
+        drop(unsafe { Stack::from_raw(&self.heap, raw) });
+    }
+
+    /// How many of a stack's bytes read as zero.
+    fn zeros(raw: &RawStack) -> usize {
+        // SAFETY: the memory stays mapped, and nobody writes there.
+        let bytes = unsafe { std::slice::from_raw_parts(raw.limit().as_ptr(), raw.size().0) };
+        bytes.iter().filter(|&&byte| byte == 0).count()
+    }
+}
+
+#[test]
+fn stacks_of_fibers_that_are_gone_go_back() {
+    const DEPTH: usize = 4 << 10;
+    let mut world = World::new(Config::default());
+    let fibers = world.heap.declare_stacks("fibers").unwrap().id();
+    let inuse = |world: &World| world.heap.core().meters.get(fibers).inuse();
+    let stacks = world.stacks(fibers, 400, DEPTH);
+    let slabs = inuse(&world);
+    assert!(slabs >= Bytes::kib(400 * 20), "{slabs}");
+    // One in each slab of sixteen stays, and most slabs with it.
+    let (stay, gone): (Vec<_>, Vec<_>) = stacks.into_iter().enumerate().partition(|(n, _)| n % 16 == 0);
+    gone.iter().for_each(|(_, raw)| world.drop_stack(*raw));
+    world.round();
+    assert!(gone.iter().any(|(_, raw)| World::zeros(raw) < raw.size().0), "somebody was here a moment ago");
+    world.settle();
+    assert_eq!(inuse(&world), slabs);
+    assert!(gone.iter().all(|(_, raw)| World::zeros(raw) == raw.size().0), "a free stack keeps memory");
+    assert!(stay.iter().all(|(_, raw)| World::zeros(raw) == raw.size().0 - DEPTH));
+    stay.iter().for_each(|(_, raw)| world.drop_stack(*raw));
+    world.settle();
+    assert_eq!((inuse(&world), world.kept()), (Bytes::ZERO, 0));
+    assert_eq!(world.round(), Next::Sleep);
+    let released = world.heap.core().pages.released();
+    assert!(released.in_background >= slabs.0 as u64 && released.on_request == 0 && released.at_limit == 0);
+}
+
+#[test]
+fn stacks_freed_while_marking_go_back_when_that_is_over() {
+    let mut world = World::new(Config::default());
+    let fibers = world.heap.declare_stacks("fibers").unwrap().id();
+    let stacks = world.stacks(fibers, 100, 1000);
+    let of_fibers = |world: &World| world.heap.snapshot().purpose(fibers).stacks.unwrap();
+    world.heap.core().begin_marking();
+    stacks.iter().for_each(|raw| world.drop_stack(*raw));
+    for _ in 0..20 {
+        // Something may be left to do as long as a collector marks.
+        assert_ne!(world.round(), Next::Sleep);
+        world.simulated.advance(SECOND);
+    }
+    assert_eq!(of_fibers(&world).parked, 100 << 14);
+    assert!(stacks.iter().all(|raw| World::zeros(raw) == raw.size().0 - 1000), "nobody looks after them now");
+    world.heap.core().end_marking(world.heap.core().shared_mutator());
+    world.settle();
+    assert_eq!((of_fibers(&world).parked, of_fibers(&world).free, world.kept()), (0, 0, 0));
+    assert_eq!(world.heap.core().meters.get(fibers).inuse(), Bytes::ZERO);
 }
 
 /// A block whose bytes say which one it is.
