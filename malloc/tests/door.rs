@@ -256,6 +256,18 @@ fn limit_from_the_environment() {
     }
 }
 
+/// The scavenger's thread comes by itself, is gone in a child, and comes again there.
+#[test]
+fn memory_goes_back_in_parent_and_child() {
+    let program = compiled("scavenger.c");
+    let Some(door @ Door::Ours(_)) = door() else { return };
+    for mode in ["eager", "off"] {
+        let what = format!("scavenger:{mode}");
+        let run = Run::new(&program).args([mode]).through(door).env("SPANHEAP_CONF", &what);
+        run.run().succeeded(&what).kept_books(&what, door).done();
+    }
+}
+
 /// Threads of every sort, on stacks of the heap.
 #[test]
 fn thread_stacks_on() {

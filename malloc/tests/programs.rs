@@ -279,3 +279,29 @@ fn python_at_work() {
     under.kept_books("work.py", door).done();
     plain.done();
 }
+
+/// At the heap's limit Python sees what it expects where memory runs out, and goes on.
+#[test]
+fn python_at_the_limit() {
+    const SCRIPT: &str = "\
+kept = []
+try:
+    while True:
+        kept.append(bytes(100_000))
+except MemoryError:
+    count = len(kept)
+    kept.clear()
+    print('MemoryError', 300 < count < 1350)
+try:
+    'x' * (1 << 30)
+except MemoryError:
+    print('MemoryError')
+print(sum(len([i] * 1000) for i in range(1000)))
+";
+    let Some(door @ Door::Ours(_)) = door() else { return };
+    let run = Run::new(python()).args(["-c", SCRIPT]).through(door).env("SPANHEAP_MEMORY_LIMIT", "128MiB");
+    let ran = run.run().succeeded("Python at the limit").kept_books("Python at the limit", door);
+    assert_eq!(ran.shown_stdout(), "MemoryError True\nMemoryError\n1000000\n", "{}", ran.stderr);
+    assert_eq!(ran.stderr, "");
+    ran.done();
+}

@@ -12,14 +12,14 @@
 //!                          measure     allocators
 //! instructions: counts of the cached malloc+free pair     gospans: Go's page heap
 //! purposes: eight beside one                              stress: random work, and the books
-//! collect: collected objects beside Go's
+//! collect: collected objects beside Go's                   memory: what is resident, and limits
 //! ```
 //!
 //! - [`allocators`] finds the libraries to preload and installs or builds what is missing.
 //! - [`workload`] is what one measured run is; [`programs`], [`redis`] and [`classic`] are the list.
 //! - [`measure`] runs a process and returns its wall time, its processor time and its peak resident set.
 //! - [`compare`] does the rounds; [`report`] turns samples into tables and JSON.
-//! - [`instructions`], [`gospans`], [`collect`], [`purposes`] and [`stress`] are commands of their own.
+//! - [`instructions`], [`gospans`], [`collect`], [`purposes`], [`memory`] and [`stress`] are commands of their own.
 //!
 //! What this program does not know: anything about Spanheap's inside. It preloads a library, like the others; those
 //! that link the crate are programs of their own, `spans`, `purposes` and `stress`.
@@ -32,6 +32,7 @@ mod gospans;
 mod inputs;
 mod instructions;
 mod measure;
+mod memory;
 mod packages;
 mod programs;
 mod purposes;
@@ -70,6 +71,8 @@ enum Command {
     Collect(collect::Options),
     /// What accounting by purpose costs: eight purposes beside one
     Purposes(purposes::Options),
+    /// Memory that goes back, and limits that hold: what is resident, and what that costs
+    Memory(memory::Options),
     /// Random work on eight threads that come and go, and then whether the books are right
     Stress(stress::Options),
     /// The names of all workloads
@@ -91,6 +94,7 @@ fn main() -> ExitCode {
         Command::Gospans(options) => gospans::run(&options),
         Command::Collect(options) => collect::run(&options),
         Command::Purposes(options) => purposes::run(&options),
+        Command::Memory(options) => memory::run(&options),
         Command::Stress(options) => stress::run(&options),
         Command::List => {
             workload::all().iter().for_each(|workload| println!("{:<16} {}", workload.name, workload.about));

@@ -6,8 +6,9 @@
 
 use std::fs::File;
 use std::io::{self, Write as _};
-use std::path::Path;
-use std::process::{Command, Stdio};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -48,8 +49,6 @@ const SERVER: &[&str] = &[
     "warning",
 ];
 const BENCHMARK: &[&str] = &[
-    "-s",
-    SOCKET,
     "-q",
     "-n",
     "25000",
@@ -63,38 +62,79 @@ const BENCHMARK: &[&str] = &[
     "set,get,incr,lpush,rpop,sadd,hset,spop,zadd,zpopmin,mset",
 ];
 
-/// One run: server up, benchmark, script, digest to `output`, server down.
-pub(crate) fn run(place: &Place, mut output: File) -> io::Result<(std::process::ExitStatus, Cost)> {
-    let bare = Place { library: None, ..*place };
-    let program =
-        |name: &str| packages::find(name).ok_or_else(|| io::Error::other(format!("{name} is missing")));
-    let mut server = place.command(&program("redis-server")?);
-    server.args(SERVER).stdout(File::create(place.folder.join("errors"))?);
-    let start = Instant::now();
-    let mut child = std::os::unix::process::CommandExt::process_group(&mut server, 0).spawn()?;
-    let cli = program("redis-cli")?;
-    let client = |arguments: &[&str]| {
-        let mut command = bare.command(&cli);
-        command.args(["-s", SOCKET]).args(arguments).stderr(Stdio::null());
-        command
-    };
-    while !client(&["ping"]).stdout(Stdio::null()).status()?.success() {
-        if child.try_wait()?.is_some() || start.elapsed() > Duration::from_secs(20) {
-            // The server's own status says why; nothing has been measured.
-            return measure::finish(child, start);
+/// A server on a socket in a folder, under the allocator of its place.
+pub(crate) struct Server<'a> {
+    bare: Place<'a>,
+    child: Child,
+    start: Instant,
+}
+
+impl<'a> Server<'a> {
+    /// Starts a server with these variables in its environment.
+    pub(crate) fn start(place: &Place<'a>, variables: &[(&str, &str)]) -> io::Result<Server<'a>> {
+        let mut command = place.command(&program("redis-server")?);
+        command.args(SERVER).envs(variables.iter().copied());
+        command.stdout(File::create(place.folder.join("errors"))?).process_group(0);
+        let start = Instant::now();
+        Ok(Server { bare: Place { library: None, ..*place }, child: command.spawn()?, start })
+    }
+
+    /// Waits until the server answers. `false`: it has ended, or never answers.
+    pub(crate) fn answers(&mut self) -> io::Result<bool> {
+        while !self.client("redis-cli", &["ping"])?.stdout(Stdio::null()).status()?.success() {
+            if self.child.try_wait()?.is_some() || self.start.elapsed() > Duration::from_secs(20) {
+                return Ok(false);
+            }
+            thread::sleep(Duration::from_millis(5));
         }
-        thread::sleep(Duration::from_millis(5));
+        Ok(true)
+    }
+
+    /// A client of it, on glibc.
+    pub(crate) fn client(&self, name: &str, arguments: &[&str]) -> io::Result<Command> {
+        let mut command = self.bare.command(&program(name)?);
+        command.args(["-s", SOCKET]).args(arguments).stderr(Stdio::null());
+        Ok(command)
+    }
+
+    /// The number of its process.
+    pub(crate) fn process(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Has it shut down, and says how it ended and what it cost.
+    pub(crate) fn stop(self) -> io::Result<(ExitStatus, Cost)> {
+        self.client("redis-cli", &["shutdown", "nosave"])?.stdout(Stdio::null()).status()?;
+        self.finish()
+    }
+
+    /// Waits for its end.
+    fn finish(self) -> io::Result<(ExitStatus, Cost)> {
+        measure::finish(self.child, self.start)
+    }
+}
+
+fn program(name: &str) -> io::Result<PathBuf> {
+    packages::find(name).ok_or_else(|| io::Error::other(format!("{name} is missing")))
+}
+
+/// One run: server up, benchmark, script, digest to `output`, server down.
+pub(crate) fn run(place: &Place, mut output: File) -> io::Result<(ExitStatus, Cost)> {
+    let mut server = Server::start(place, &[])?;
+    if !server.answers()? {
+        // The server's own status says why; nothing has been measured.
+        return server.finish();
     }
     let begin = Instant::now();
-    quiet(bare.command(&program("redis-benchmark")?).args(BENCHMARK))?;
+    quiet(&mut server.client("redis-benchmark", BENCHMARK)?)?;
     let wall = begin.elapsed().as_secs_f64();
-    quiet(&mut client(&["flushall"]))?;
-    quiet(client(&["--pipe"]).stdin(File::open(place.folder.join("commands"))?))?;
+    quiet(&mut server.client("redis-cli", &["flushall"])?)?;
+    let script = File::open(place.folder.join("commands"))?;
+    quiet(server.client("redis-cli", &["--pipe"])?.stdin(script))?;
     for question in [&["dbsize"][..], &["debug", "digest"]] {
-        output.write_all(&client(question).output()?.stdout)?;
+        output.write_all(&server.client("redis-cli", question)?.output()?.stdout)?;
     }
-    client(&["shutdown", "nosave"]).stdout(Stdio::null()).status()?;
-    let (status, cost) = measure::finish(child, start)?;
+    let (status, cost) = server.stop()?;
     Ok((status, Cost { wall, ..cost }))
 }
 

@@ -7,9 +7,10 @@
 //!   Then nothing happens for SECONDS.
 //! - `limit MIB SECONDS`: two threads hold MIB in blocks of 16 bytes to 64 KiB and replace them at random for SECONDS.
 //!
-//! Each prints one line of `name=value` pairs; bytes are those of the kernel's `smaps_rollup`. What the program itself
+//! Each prints `name=value` pairs; bytes are those of the kernel's `smaps_rollup`. What the program itself
 //! needs to remember its blocks lies in mappings that it makes before anything else and counts apart (`own`), so it
-//! neither allocates nor frees while it waits.
+//! neither allocates nor frees while it waits. `whole` are bytes in system pages that freed blocks touched and no
+//! live one does, `returned` those of them that are resident no more.
 //!
 //! # Safety
 //! Blocks are plain memory of one holder each; the first word of each carries its number, and is looked at before it
@@ -21,9 +22,9 @@ mod random;
 
 mod blocks;
 
-use blocks::Blocks;
+use blocks::{Blocks, whole_pages};
 use random::Random;
-use std::sync::Barrier;
+use std::sync::{Barrier, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -52,31 +53,25 @@ fn main() {
     }
 }
 
-/// Sleeps without allocating.
-fn idle(seconds: usize) {
-    thread::sleep(Duration::from_secs(seconds as u64));
-}
-
 fn spike(mib: usize, keep: usize, seconds: usize, size: fn(&mut Random) -> usize) {
     // The mean size is at least a fifth of the largest.
     let room = (mib << 20) / 400;
-    let mut all: Vec<Blocks> = (0..SPIKE_THREADS).map(|_| Blocks::with_room(room)).collect();
+    let all: Vec<_> = (0..SPIKE_THREADS).map(|_| Mutex::new(Blocks::with_room(room))).collect();
     let barrier = Barrier::new(SPIKE_THREADS + 1);
     thread::scope(|scope| {
-        for (index, blocks) in all.iter_mut().enumerate() {
+        for (index, blocks) in all.iter().enumerate() {
             let barrier = &barrier;
             scope.spawn(move || {
                 let mut random = Random::new(index as u64 + 1);
-                let mut held = 0;
-                while held < mib << 20 {
-                    let size = size(&mut random);
-                    blocks.push(size);
-                    held += size;
+                let mut blocks = blocks.lock().expect("nobody panics");
+                while blocks.bytes() < mib << 20 {
+                    blocks.push(size(&mut random));
                 }
                 barrier.wait();
                 // Here the peak is read.
                 barrier.wait();
-                blocks.retain(|_| random.below(keep) == 0);
+                blocks.retain(|| random.below(keep) == 0);
+                drop(blocks);
                 barrier.wait();
                 // The thread lives, and does nothing.
                 barrier.wait();
@@ -86,18 +81,30 @@ fn spike(mib: usize, keep: usize, seconds: usize, size: fn(&mut Random) -> usize
         let peak = resident();
         barrier.wait();
         barrier.wait();
-        let freed = resident();
-        let time = processor_time();
-        idle(seconds);
-        let (now, time) = (resident(), processor_time() - time);
+        wait_and_see(peak, seconds);
+        let mut all: Vec<_> = all.iter().map(|blocks| blocks.lock().expect("nobody panics")).collect();
+        finish(&mut all.iter_mut().map(|blocks| &mut **blocks).collect::<Vec<_>>());
+        drop(all);
         barrier.wait();
-        println!("peak={peak} freed={freed} idle={now} idle_processor={time:.4}");
     });
-    let (count, bytes) =
-        all.iter().fold((0, 0), |sum, blocks| (sum.0 + blocks.len(), sum.1 + blocks.bytes()));
-    let own: usize = all.iter().map(Blocks::own).sum();
-    println!("kept={bytes} blocks={count} own={own}");
-    all.iter_mut().for_each(|blocks| blocks.retain(|_| false));
+}
+
+/// Does nothing for a while, and says what is resident before and after it.
+fn wait_and_see(peak: usize, seconds: usize) {
+    let (freed, time) = (resident(), processor_time());
+    thread::sleep(Duration::from_secs(seconds as u64));
+    let (idle, time) = (resident(), processor_time() - time);
+    println!("peak={peak} freed={freed} idle={idle} idle_processor={time:.4}");
+}
+
+/// Says what is left and what has become of the rest, and frees all.
+fn finish(all: &mut [&mut Blocks]) {
+    let whole = whole_pages(all);
+    let kept: usize = all.iter().map(|blocks| blocks.bytes()).sum();
+    let count: usize = all.iter().map(|blocks| blocks.len()).sum();
+    let own: usize = all.iter().map(|blocks| blocks.own()).sum();
+    println!("kept={kept} blocks={count} own={own} whole={} returned={}", whole.bytes, whole.returned);
+    all.iter_mut().for_each(|blocks| blocks.retain(|| false));
 }
 
 fn churn(seconds: usize) {
@@ -112,13 +119,9 @@ fn churn(seconds: usize) {
         blocks.push(left[kind].0);
     }
     let peak = resident();
-    blocks.retain(|_| random.below(20) == 0);
-    let (freed, time) = (resident(), processor_time());
-    idle(seconds);
-    let (now, time) = (resident(), processor_time() - time);
-    println!("peak={peak} freed={freed} idle={now} idle_processor={time:.4}");
-    println!("kept={} blocks={} own={}", blocks.bytes(), blocks.len(), blocks.own());
-    blocks.retain(|_| false);
+    blocks.retain(|| random.below(20) == 0);
+    wait_and_see(peak, seconds);
+    finish(&mut [&mut blocks]);
 }
 
 fn limit(mib: usize, seconds: usize) {
@@ -143,7 +146,7 @@ fn limit(mib: usize, seconds: usize) {
                         refused += usize::from(!blocks.try_push(size));
                     }
                     let own = blocks.own();
-                    blocks.retain(|_| false);
+                    blocks.retain(|| false);
                     (replaced, refused, own)
                 })
             })
