@@ -57,7 +57,7 @@ pub struct Objects {
     /// What waits to be swept.
     pub(super) sweep: Sweep,
     /// Bytes that count as alive: those marked in the last cycle, and those taken since.
-    live: AtomicUsize,
+    pub(super) live: AtomicUsize,
     /// Bytes marked in advance since marking began.
     black: AtomicUsize,
     /// Whether dead objects are filled with a pattern.

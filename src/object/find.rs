@@ -27,7 +27,7 @@ use super::kind::{SpanClass, SpanKind};
 use super::meta::PageMeta;
 use super::shape::ShapeId;
 use crate::base::sync::Ordering;
-use crate::base::{Address, Bytes, PAGE_SIZE, PageId};
+use crate::base::{Address, Bytes, PAGE_SIZE, PageId, PurposeId};
 use crate::span::SpanId;
 
 /// An allocated slot.
@@ -175,6 +175,16 @@ impl Objects {
             }
             SpanKind::Headed => Some(self.shape_at(object.first_page, object.index as usize)),
         }
+    }
+
+    /// The purpose of an object's span.
+    ///
+    /// # Panics
+    /// When the object is not one of this heap's.
+    pub fn purpose(&self, object: &Object) -> PurposeId {
+        let id = self.meta_of(object).span();
+        // SAFETY: an object's span has a record, and records stay records.
+        unsafe { (*self.records.add(id.0 as usize)).purpose() }
     }
 
     /// Marks an object as reached. Returns whether this call did; of several that try at once, one does.

@@ -103,6 +103,7 @@ pub mod check;
 pub mod class;
 pub mod encode;
 pub mod find;
+mod free;
 pub mod kind;
 pub mod large;
 pub mod map;

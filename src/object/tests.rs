@@ -11,6 +11,7 @@ use proptest::prelude::*;
 
 mod check;
 mod find;
+mod free;
 mod life;
 mod refusal;
 mod threads;

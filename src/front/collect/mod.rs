@@ -26,6 +26,7 @@
 pub mod array;
 mod background;
 mod cycle;
+pub mod door;
 mod dump;
 pub mod finalize;
 pub mod member;

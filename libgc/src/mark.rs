@@ -1,0 +1,272 @@
+//! Who marks, and what programs can push while the collector marks.
+//!
+//! The thread that collects *drives*: it has a worker of the core's room `gc`, and so has each helper. Helpers are threads
+//! of the C library's that sleep until there is something to mark and never touch objects otherwise. They are started by
+//! the first collection that has enough to do for two, and again after a `fork`. Procedures of the program's run on the
+//! driver alone, whatever helps.
+//!
+//! Programs push roots and references through functions of the collector; those find the driver here.
+//!
+//! - What is pushed as a stack counts wherever it points into an object, and one past its end.
+//! - All else counts wherever it points into an object.
+//!
+//! # Safety
+//! The driver's worker and marking are used by the driver's thread, while the world stands still. A helper's worker is
+//! its own.
+
+use crate::threads::Record;
+use crate::{heap, settings};
+use core::cell::UnsafeCell;
+use core::ffi::{c_char, c_int, c_void};
+use core::ptr;
+use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
+use spanheap::base::sync::{self, Backoff};
+use spanheap::base::{Address, Bytes};
+use spanheap::gc::{Marking, Source, Worker};
+
+/// The most helpers.
+const MOST: usize = 31;
+/// Below so many live bytes nobody helps: waking a thread takes as long as marking that.
+const WORTHWHILE: usize = 1 << 20;
+
+/// What the thread that collects has.
+pub(crate) struct Driver<'a, 'b> {
+    pub(crate) worker: &'a mut Worker,
+    pub(crate) marking: &'a mut Marking<'b>,
+    /// The thread itself.
+    pub(crate) me: &'static Record,
+}
+
+/// The driver, while the program may push.
+static DRIVER: AtomicPtr<c_void> = AtomicPtr::new(ptr::null_mut());
+
+struct Workers([UnsafeCell<Worker>; MOST + 1]);
+// SAFETY: the head of this file.
+unsafe impl Sync for Workers {}
+
+static WORKERS: Workers = Workers([const { UnsafeCell::new(Worker::new()) }; MOST + 1]);
+
+/// The round of helping: odd while there is something to mark.
+static ROUND: AtomicU32 = AtomicU32::new(0);
+/// Helpers that are at work.
+static ACTIVE: AtomicU32 = AtomicU32::new(0);
+/// Helpers that were started.
+static STARTED: AtomicU32 = AtomicU32::new(0);
+
+/// The driver's worker.
+pub(crate) fn drivers_worker() -> &'static mut Worker {
+    // SAFETY: the head of this file.
+    unsafe { &mut *WORKERS.0[0].get() }
+}
+
+/// Starts helpers, if there is enough to do for them. The lock is held, and the world is not stopped.
+pub(crate) fn start_helpers(live: usize) {
+    let wanted = (settings::markers() - 1).min(MOST) as u32;
+    if live < WORTHWHILE {
+        return;
+    }
+    while STARTED.load(Ordering::Relaxed) < wanted {
+        let number = STARTED.fetch_add(1, Ordering::Relaxed) + 1;
+        if !start(number) {
+            // Without it the others have more to do.
+            break;
+        }
+    }
+}
+
+fn start(number: u32) -> bool {
+    // SAFETY: the thread runs a function of this library; all signals are blocked before it begins, so that it handles
+    // none of the program's.
+    unsafe {
+        let (mut all, mut before) = (core::mem::zeroed(), core::mem::zeroed());
+        libc::sigfillset(&mut all);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &all, &mut before);
+        let mut thread = 0;
+        let argument = ptr::without_provenance_mut(number as usize);
+        let failed = libc::pthread_create(&mut thread, ptr::null(), help, argument);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &before, ptr::null_mut());
+        if failed == 0 {
+            libc::pthread_detach(thread);
+        }
+        failed == 0
+    }
+}
+
+/// In the child of a `fork`: the helpers are not there.
+pub(crate) fn forget_helpers() {
+    STARTED.store(0, Ordering::Relaxed);
+    ACTIVE.store(0, Ordering::Relaxed);
+    ROUND.store(0, Ordering::Relaxed);
+}
+
+extern "C" fn help(number: *mut c_void) -> *mut c_void {
+    // SAFETY: the head of this file; every helper has a number of its own.
+    let worker = unsafe { &mut *WORKERS.0[number.addr()].get() };
+    let parts = heap::gc().parts;
+    let mut seen = 0;
+    loop {
+        let round = ROUND.load(Ordering::Acquire);
+        if round == seen || round.is_multiple_of(2) {
+            sync::wait(&ROUND, round);
+            continue;
+        }
+        ACTIVE.fetch_add(1, Ordering::SeqCst);
+        if ROUND.load(Ordering::SeqCst) == round {
+            let is_over = || ROUND.load(Ordering::Acquire) != round;
+            parts.with_marking(|marking| {
+                worker.drain_with_others(marking, is_over);
+                worker.leave(marking);
+            });
+        }
+        seen = round;
+        ACTIVE.fetch_sub(1, Ordering::Release);
+    }
+}
+
+/// Lets the helpers mark.
+pub(crate) fn let_help(live: usize) {
+    if STARTED.load(Ordering::Relaxed) > 0 && live >= WORTHWHILE {
+        ROUND.fetch_add(1, Ordering::SeqCst);
+        sync::wake_all(&ROUND);
+    }
+}
+
+/// Ends that, and waits until they have left.
+pub(crate) fn end_help() {
+    if !ROUND.load(Ordering::Relaxed).is_multiple_of(2) {
+        ROUND.fetch_add(1, Ordering::SeqCst);
+    }
+    let mut backoff = Backoff::new();
+    while ACTIVE.load(Ordering::SeqCst) != 0 {
+        backoff.step();
+    }
+}
+
+/// Marks whatever can be reached from what was pushed, with those who help.
+pub(crate) fn drain(driver: &mut Driver<'_, '_>) {
+    driver.worker.drain_with_others(driver.marking, || false);
+}
+
+impl Driver<'_, '_> {
+    /// Shades the object that holds an address.
+    pub(crate) fn shade(&mut self, address: usize) {
+        self.worker.shade(Address(address), self.marking);
+    }
+
+    /// Shades what the words of a range lead to.
+    pub(crate) fn scan(&mut self, start: usize, end: usize, source: Source) {
+        if start < end {
+            // SAFETY: callers hand in ranges that are readable while the world stands still.
+            unsafe {
+                self.worker.scan_words((Address(start), Bytes(end - start)), source, self.marking);
+            }
+        }
+    }
+
+    /// The same for a stack: a word that points one past the end of an object counts as well.
+    pub(crate) fn scan_stack(&mut self, start: usize, end: usize) {
+        self.scan(start, end, Source::Stacks);
+        let objects = heap::gc().parts.objects();
+        let (base, size) = (objects.base().0, objects.covered().0);
+        for at in (start.next_multiple_of(8)..end & !7).step_by(8) {
+            // SAFETY: a word of the range.
+            let word = unsafe { ptr::with_exposed_provenance::<usize>(at).read_volatile() };
+            let is_near = word.is_multiple_of(16) && word.wrapping_sub(base) <= size;
+            if is_near && objects.find_ending_at(Address(word)).is_some() {
+                self.shade(word - 1);
+            }
+        }
+    }
+
+    /// Runs `work`, during which the program may push.
+    pub(crate) fn lending<T>(&mut self, work: impl FnOnce() -> T) -> T {
+        DRIVER.store((&raw mut *self).cast(), Ordering::Release);
+        let done = work();
+        DRIVER.store(ptr::null_mut(), Ordering::Release);
+        done
+    }
+}
+
+/// Runs `work` with the driver, if the program may push just now.
+pub(crate) fn with_driver<T>(work: impl FnOnce(&mut Driver<'_, '_>) -> T) -> Option<T> {
+    let driver = DRIVER.load(Ordering::Acquire).cast::<Driver<'_, '_>>();
+    // SAFETY: the driver waits for the program's function, which runs on its thread, and does not touch it meanwhile.
+    unsafe { driver.as_mut() }.map(work)
+}
+
+/// Shades what the words of a range lead to.
+#[unsafe(no_mangle)]
+pub extern "C" fn GC_push_all(start: *mut c_void, end: *mut c_void) {
+    with_driver(|driver| driver.scan(start.addr(), end.addr(), Source::Roots));
+}
+
+/// The same, whatever the second argument says: what has changed is not known.
+#[unsafe(no_mangle)]
+pub extern "C" fn GC_push_conditional(start: *mut c_void, end: *mut c_void, _all: c_int) {
+    GC_push_all(start, end);
+}
+
+/// The same for a stack, at once.
+#[unsafe(no_mangle)]
+pub extern "C" fn GC_push_all_eager(start: *mut c_void, end: *mut c_void) {
+    with_driver(|driver| driver.scan_stack(start.addr(), end.addr()));
+}
+
+/// Marks an object, and not what it leads to.
+#[unsafe(no_mangle)]
+pub extern "C" fn GC_set_mark_bit(object: *const c_void) {
+    let objects = heap::gc().parts.objects();
+    if let Some(found) = objects.find(Address(object.addr())) {
+        objects.mark(&found);
+        if let Some(meta) = objects.meta(found.first_page) {
+            // Done with: else its words would be looked at with those of its neighbours.
+            meta.scans.set(found.index as usize);
+        }
+    }
+}
+
+/// Whether an object is marked.
+#[unsafe(no_mangle)]
+pub extern "C" fn GC_is_marked(object: *const c_void) -> c_int {
+    let objects = heap::gc().parts.objects();
+    objects.find(Address(object.addr())).is_some_and(|found| objects.is_marked(&found)).into()
+}
+
+/// The roots that no table knows: the threads' stacks. What programs put in its place calls it.
+extern "C" fn push_stacks() {
+    with_driver(|driver| {
+        let me: *const Record = driver.me;
+        for record in crate::threads::alive() {
+            record.for_each_range(|start, end| {
+                let is_mine = ptr::eq(record, me);
+                debug_assert!(is_mine || start <= end);
+                driver.scan_stack(start, end);
+            });
+        }
+    });
+}
+
+/// Asked for roots at each collection, on the thread that collects. Programs put their own in its place.
+#[unsafe(no_mangle)]
+pub static mut GC_push_other_roots: extern "C" fn() = push_stacks;
+
+/// Sets who is asked for roots.
+#[unsafe(no_mangle)]
+pub extern "C" fn GC_set_push_other_roots(ask: extern "C" fn()) {
+    // SAFETY: a word, changed while nothing is collected.
+    unsafe { GC_push_other_roots = ask }
+}
+
+/// Who is asked for roots.
+#[unsafe(no_mangle)]
+pub extern "C" fn GC_get_push_other_roots() -> extern "C" fn() {
+    // SAFETY: a word.
+    unsafe { GC_push_other_roots }
+}
+
+/// Bounds of what may be an object's address: the reservation, which does not grow. Between them anything may be.
+#[unsafe(no_mangle)]
+pub static mut GC_least_plausible_heap_addr: *mut c_char = ptr::without_provenance_mut(usize::MAX);
+/// See [`GC_least_plausible_heap_addr`].
+#[unsafe(no_mangle)]
+pub static mut GC_greatest_plausible_heap_addr: *mut c_char = ptr::null_mut();
