@@ -13,8 +13,10 @@
 //! ```
 //!
 //! Blocks that are freed go to their span, as always, and so never into the front: what the front has was dealt, and
-//! how many of them were taken says the front's `trip`. When it is empty the slow path comes by, counts what was taken,
-//! and deals again. If exactly one allocation is left until the sample, that is the present one.
+//! how many of them were taken says the front's `trip`. When it is empty, the owner counts what was taken and deals again
+//! ([`BlockCache::allocate_counted`]), for which it needs no lock: it is what a fast path may do, in more instructions.
+//! Where the current span has nothing to deal, the slow path finds another. If exactly one allocation is left until the
+//! sample, that is the present one, and the slow path's as well.
 //!
 //! Blocks that were dealt count as in use in their span (`trip`), and carry the mark of free ones. A cache that is not
 //! counted has no portions, and nothing is different for it.
@@ -26,7 +28,7 @@
 
 use super::body::{BlockSpan, FreeBlock};
 use super::cache::{BlockCache, empty_span, pop};
-use crate::base::class::{CLASSES, SizeClass};
+use crate::base::class::{CLASSES, MAX_SMALL, SizeClass};
 use crate::base::random::Random;
 use crate::base::sampling;
 use crate::os::Zeroed;
@@ -60,17 +62,18 @@ pub struct Portions {
 unsafe impl Zeroed for Portions {}
 
 impl Portion {
-    /// Blocks that were dealt and not taken.
+    /// Blocks that were dealt and not taken. A `fork` may have caught the owner while it was dealing: then the counts of the
+    /// child disagree, and rather too few are left than too many.
     fn left(&self) -> u32 {
-        self.dealt - self.front.trip
+        self.dealt.saturating_sub(self.front.trip)
     }
 
     /// Counts what the fast path has taken.
     fn settle(&mut self) {
         let taken = core::mem::take(&mut self.front.trip);
         debug_assert!(u64::from(taken) < self.until, "{taken} taken, {} until the sample", self.until);
-        self.dealt -= taken;
-        self.until -= u64::from(taken);
+        self.dealt = self.dealt.saturating_sub(taken);
+        self.until = self.until.saturating_sub(u64::from(taken));
     }
 }
 
@@ -175,6 +178,37 @@ impl BlockCache {
         true
     }
 
+    /// Takes a block of at least `size` bytes where the fast path found none, if only the front of a counted cache was
+    /// empty: deals again from the current span. Null where the cache is not counted, the sample is due, or the span has
+    /// nothing to deal: the slow path is next.
+    ///
+    /// # Safety
+    /// As for the fast path, [`BlockCache::allocate`].
+    #[inline]
+    pub unsafe fn allocate_counted(this: *mut BlockCache, size: usize) -> *mut u8 {
+        // SAFETY: the owner's thread uses its own cache, portions and current span.
+        unsafe {
+            if (*this).portions.is_null() || size > MAX_SMALL {
+                return ptr::null_mut();
+            }
+            let class = SizeClass::of_small(size);
+            let dealt = BlockCache::take_dealt(this, class);
+            if !dealt.is_null() {
+                return dealt.cast();
+            }
+            let portion = &mut (*(*this).portions).by_class[class.0 as usize];
+            portion.settle();
+            if portion.until <= 1 {
+                return ptr::null_mut();
+            }
+            let block = pop(portion.span);
+            if !block.is_null() {
+                BlockCache::deal(this, class);
+            }
+            block.cast()
+        }
+    }
+
     /// Takes a block that was dealt, if there is one.
     pub(super) unsafe fn take_dealt(this: *mut BlockCache, class: SizeClass) -> *mut FreeBlock {
         // SAFETY: the caller may touch the cache, and so its portions.
@@ -186,7 +220,7 @@ impl BlockCache {
         }
     }
 
-    /// Counts a block that the slow path has taken from the current span, and deals the free ones of that, short of
+    /// Counts a block that was taken from the current span past the front, and deals the free ones of that, short of
     /// the next sample.
     pub(super) unsafe fn deal(this: *mut BlockCache, class: SizeClass) {
         // SAFETY: the caller may touch the cache, its portions and its current span; the blocks of a free list are free,
@@ -203,11 +237,12 @@ impl BlockCache {
             if count == 0 {
                 return;
             }
-            portion.front.free = (*span).free;
+            // The span gives its blocks up before the front has them, so that no two have one.
+            let first = (*span).free;
             if count == free {
                 (*span).free = ptr::null_mut();
             } else {
-                let mut last = (*span).free;
+                let mut last = first;
                 for _ in 1..count {
                     last = (*last).next;
                 }
@@ -215,6 +250,7 @@ impl BlockCache {
                 (*last).next = ptr::null_mut();
             }
             (*span).trip += count;
+            portion.front.free = first;
             portion.dealt += count;
         }
     }

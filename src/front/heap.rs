@@ -190,7 +190,13 @@ impl Heap {
             && let Some(cache) = mutator.cache(purpose)
         {
             // SAFETY: the cache is this thread's own.
-            let block = unsafe { BlockCache::allocate(cache.as_ptr(), layout.size()) };
+            let block = unsafe {
+                let block = BlockCache::allocate(cache.as_ptr(), layout.size());
+                match block.is_null() {
+                    true => BlockCache::allocate_counted(cache.as_ptr(), layout.size()),
+                    false => block,
+                }
+            };
             if let Some(pointer) = NonNull::new(block) {
                 return Ok(Allocated { pointer, zero: false });
             }

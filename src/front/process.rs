@@ -311,6 +311,15 @@ pub fn allocate(size: usize) -> *mut u8 {
 pub fn allocate_rest(size: usize) -> *mut u8 {
     // SAFETY: the cache is the thread's own, or nobody's.
     let block = unsafe { BlockCache::allocate_medium(tls::cache(), size) };
+    if block.is_null() { allocate_last(size) } else { block }
+}
+
+/// The last attempt: past the front of a counted cache, and then the slow path. By itself, so that blocks of medium
+/// size, which come from [`allocate_rest`], need no frame.
+#[inline(never)]
+fn allocate_last(size: usize) -> *mut u8 {
+    // SAFETY: the cache is the thread's own, or nobody's.
+    let block = unsafe { BlockCache::allocate_counted(tls::cache(), size) };
     if block.is_null() { allocate_slow(size, NATURAL, false).pointer } else { block }
 }
 
@@ -325,7 +334,10 @@ pub fn allocate_aligned(size: usize, align: usize) -> *mut u8 {
 pub fn allocate_zeroed(size: usize, align: usize) -> *mut u8 {
     let block = if align <= NATURAL {
         // SAFETY: the cache is the thread's own, or nobody's.
-        unsafe { BlockCache::allocate(tls::cache(), size) }
+        unsafe {
+            let block = BlockCache::allocate(tls::cache(), size);
+            if block.is_null() { BlockCache::allocate_counted(tls::cache(), size) } else { block }
+        }
     } else {
         ptr::null_mut()
     };
