@@ -1,5 +1,10 @@
 //! Coroutines of `corosensei` on stacks of a heap.
 //!
+//! A [`CollectedCoroutine`] may hold plain pointers to collected objects ([`spanheap::collect::raw`]): the collector knows
+//! what runs on its stack. While it is suspended, the whole stack is read, since `corosensei` does not tell where it
+//! stopped. What was never used of it reads as zeros and costs no memory; what is left of frames that have returned may keep
+//! an object that nobody needs.
+//!
 //! # Safety
 //! `corosensei` trusts a stack to be memory from limit to base that nobody else uses, with a guard below; that is what a
 //! guarded [`spanheap::Stack`] is.
@@ -7,7 +12,10 @@
 use core::num::NonZeroUsize;
 use core::ops::Deref;
 use corosensei::stack::{Stack, StackPointer};
-use spanheap::{Bytes, Guard, Heap, StackError, Stacks};
+use corosensei::{Coroutine, CoroutineResult, Yielder};
+use spanheap::base::Address;
+use spanheap::collect::raw::RawMutator;
+use spanheap::{Activity, Bytes, Guard, Heap, RawStack, StackError, Stacks};
 
 /// A guarded stack for a coroutine.
 ///
@@ -55,5 +63,75 @@ unsafe impl<H: Deref<Target = Heap>> Stack for CoroutineStack<H> {
 
     fn limit(&self) -> StackPointer {
         NonZeroUsize::from(self.0.limit().addr())
+    }
+}
+
+/// A coroutine whose stack a collector reads: objects that only it leads to live until the coroutine has ended.
+pub struct CollectedCoroutine<Input, Yield, Return, H: Deref<Target = Heap>> {
+    coroutine: Coroutine<Input, Yield, Return, CoroutineStack<H>>,
+    stack: RawStack,
+}
+
+impl<Input, Yield, Return, H: Deref<Target = Heap>> CollectedCoroutine<Input, Yield, Return, H> {
+    /// A coroutine that has not begun. What `main` brings along stands on its stack, and is alive from here on.
+    ///
+    /// # Safety
+    /// What `main` borrows outlives the coroutine. The coroutine is resumed, and dropped, on a thread that has its stack
+    /// scanned ([`RawMutator::with_stack`]) and is not outside; if what is dropped with it while it is suspended touches
+    /// objects, inside of [`RawMutator::on_stack`]. It stays on the stack that it is given.
+    pub unsafe fn new<F>(stack: CoroutineStack<H>, main: F) -> Self
+    where
+        F: FnOnce(&Yielder<Input, Yield>, Input) -> Return,
+    {
+        let raw = stack.0.raw();
+        // SAFETY: all of a stack can be read, and nothing runs there; what `main` borrows, the caller promises.
+        unsafe {
+            stack.0.set_activity(whole(raw));
+            CollectedCoroutine { coroutine: Coroutine::with_stack_unchecked(stack, main), stack: raw }
+        }
+    }
+
+    /// Goes on where the coroutine was suspended. `mutator` is the calling thread's.
+    ///
+    /// # Panics
+    /// When the coroutine has ended, when it panics, and when its stack is not of the mutator's heap.
+    pub fn resume(&mut self, mutator: &RawMutator<'_>, input: Input) -> CoroutineResult<Yield, Return> {
+        let (heap, stack) = (mutator.heap(), self.stack);
+        let found = heap.find_stack(Address::of(stack.limit().as_ptr()));
+        assert!(found.is_some(), "the coroutine's stack is of another heap");
+        let mut after = Said { heap, stack, activity: Activity::Finished };
+        // SAFETY: the stack is this heap's and the coroutine's, which runs there until it comes back.
+        let result = unsafe {
+            heap.set_stack_activity(stack, Activity::Running);
+            mutator.on_stack(|| self.coroutine.resume(input))
+        };
+        if matches!(result, CoroutineResult::Yield(_)) {
+            after.activity = whole(stack);
+        }
+        result
+    }
+
+    /// Whether the coroutine has ended.
+    pub fn is_done(&self) -> bool {
+        self.coroutine.done()
+    }
+}
+
+/// A stack that is read from end to end.
+fn whole(stack: RawStack) -> Activity {
+    Activity::Parked(Address::of(stack.limit().as_ptr()))
+}
+
+/// What is to be said of a stack when a coroutine comes back, also by a panic.
+struct Said<'h> {
+    heap: &'h Heap,
+    stack: RawStack,
+    activity: Activity,
+}
+
+impl Drop for Said<'_> {
+    fn drop(&mut self) {
+        // SAFETY: the coroutine has come back, and holds its stack; there was no safepoint since.
+        unsafe { self.heap.set_stack_activity(self.stack, self.activity) };
     }
 }

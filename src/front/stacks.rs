@@ -336,6 +336,14 @@ impl Heap {
         core.stacks.registered(&core.pages)
     }
 
+    /// As [`Stack::set_activity`], for a stack that somebody else looks after, such as a coroutine.
+    ///
+    /// # Safety
+    /// As there; and the stack is one of this heap's that is not dropped.
+    pub unsafe fn set_stack_activity(&self, stack: RawStack, activity: Activity) {
+        self.core().stacks.set_activity(stack.id, activity);
+    }
+
     fn release_stacks(&self) -> Bytes {
         let core = self.core();
         core.flush_parked();

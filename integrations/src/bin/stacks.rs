@@ -1,11 +1,13 @@
 //! What a stack costs: ours beside corosensei's default stack (`mmap` and `munmap`) and the pool of wasmtime.
 //!
 //! Each figure is the processor time of one stack that is allocated and freed, user and system together, as the median of
-//! rounds that alternate between the candidates. wasmtime does not hand out a stack without a call that runs on it: its
-//! pool and the trait behind which it stands are private to the crate, and a store keeps its stack until it is dropped. So
-//! there the same call in a new store is made three times: on a stack of its pool, on one of ours, and on one that is
-//! always the same. The last is what the call costs without a stack, and is taken off the others. What is left of ours
-//! holds the box in which wasmtime wants a stack, too.
+//! many short rounds that alternate between the candidates.
+//!
+//! wasmtime hands out no stack without a call that runs on it: its pool, and the trait behind which it stands, are private
+//! to the crate, and a store keeps its stack until it is dropped. So there the same call in a new store is made three
+//! times: on a stack of its pool, on one of ours, and on one that is always the same. The last is what the call costs
+//! without a stack, and is taken off the others. It holds the box in which wasmtime wants a stack that is not its own: so a
+//! little more is taken off the pool than should be, which makes the pool look better.
 //!
 //! # Safety
 //! Stacks are written to while they are this thread's, and the one that is always the same is used by one call at a time.
@@ -24,9 +26,9 @@ use wasmtime::{Engine, Func, InstanceAllocationStrategy, PoolingAllocationConfig
 use wasmtime::{StackCreator, StackMemory};
 
 const SIZE: usize = 16 << 10;
-const ROUNDS: usize = 21;
+const ROUNDS: usize = 1_001;
 /// Stacks in a round.
-const TIMES: usize = 2_000;
+const TIMES: usize = 100;
 
 /// What this thread has had of a processor.
 fn processor_time() -> Duration {
@@ -37,23 +39,29 @@ fn processor_time() -> Duration {
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
-/// Nanoseconds of one `work`, for each candidate: medians over alternating rounds.
-fn measure(candidates: &mut [(&str, &mut dyn FnMut())]) -> Vec<f64> {
-    let mut times = vec![Vec::new(); candidates.len()];
+/// Nanoseconds of one `work` in each round, for each candidate. What else the machine does changes slowly, so rounds are
+/// short and go by turns.
+fn measure<const N: usize>(mut candidates: [&mut dyn FnMut(); N]) -> [Vec<f64>; N] {
+    let mut times = [const { Vec::new() }; N];
     for _ in 0..ROUNDS {
-        for ((_, work), times) in candidates.iter_mut().zip(&mut times) {
+        for (work, times) in candidates.iter_mut().zip(&mut times) {
             let start = processor_time();
             (0..TIMES).for_each(|_| work());
             times.push((processor_time() - start).as_nanos() as f64 / TIMES as f64);
         }
     }
     times
-        .into_iter()
-        .map(|mut times| {
-            times.sort_by(f64::total_cmp);
-            times[ROUNDS / 2]
-        })
-        .collect()
+}
+
+fn median(times: impl IntoIterator<Item = f64>) -> f64 {
+    let mut times: Vec<_> = times.into_iter().collect();
+    times.sort_by(f64::total_cmp);
+    times[times.len() / 2]
+}
+
+/// What is left when the rounds of another candidate are taken off, each from its neighbour.
+fn beyond(times: &[f64], others: &[f64]) -> f64 {
+    median(times.iter().zip(others).map(|(time, other)| time - other))
 }
 
 /// Writes a word at the top of a stack, as the first frame does.
@@ -117,31 +125,28 @@ fn main() {
     let ours = || stacks.allocate(Bytes(SIZE), Guard::Yes).expect("a stack");
     let theirs = || DefaultStack::new(SIZE).expect("a stack");
     let base = |stack: &DefaultStack| corosensei::stack::Stack::base(stack).get();
-    let plain = measure(&mut [
-        ("ours", &mut || drop(black_box(ours()))),
-        ("corosensei", &mut || drop(black_box(theirs()))),
-    ]);
-    let touched = measure(&mut [
-        ("ours", &mut || touch(ours().base().as_ptr().expose_provenance())),
-        ("corosensei", &mut || touch(base(&theirs()))),
-    ]);
+    let plain = measure([&mut || drop(black_box(ours())), &mut || drop(black_box(theirs()))]);
+    let touched =
+        measure([&mut || touch(ours().base().as_ptr().expose_provenance()), &mut || touch(base(&theirs()))]);
     let same = Arc::new(stacks.allocate(Bytes(SIZE), Guard::Yes).expect("a stack"));
     let engines =
         [None, Some(Arc::new(FiberStacks::new(&heap, stacks)) as _), Some(Arc::new(Same(same)) as _)]
             .map(engine);
-    let wasm = measure(&mut [
-        ("wasmtime's pool", &mut || call(&engines[0])),
-        ("ours", &mut || call(&engines[1])),
-        ("none", &mut || call(&engines[2])),
+    let [pool, through, none, direct] = measure([
+        &mut || call(&engines[0]),
+        &mut || call(&engines[1]),
+        &mut || call(&engines[2]),
+        &mut || drop(black_box(ours())),
     ]);
     let row = |what: &str, ours: f64, rival: f64| {
         println!("| {what} | {ours:.0} | {rival:.0} | {:.3} |", ours / rival);
     };
     println!("| allocate and free | ours, ns | rival, ns | ratio |\n|---|---|---|---|");
+    let [plain, touched] = [plain, touched].map(|times| times.map(median));
     row("16 KiB, beside corosensei's DefaultStack", plain[0], plain[1]);
     row("16 KiB and its first word written", touched[0], touched[1]);
-    let [pool, through] = [wasm[0], wasm[1]].map(|call| call - wasm[2]);
-    row("16 KiB through wasmtime, beside its pool", through, pool);
-    row("16 KiB, beside wasmtime's pool", plain[0], pool);
-    println!("\nthe call beside the stack: {:.0} ns", wasm[2]);
+    let of_pool = beyond(&pool, &none);
+    row("16 KiB, beside wasmtime's pool", median(direct), of_pool);
+    row("16 KiB handed to wasmtime, beside its pool", beyond(&through, &none), of_pool);
+    println!("\nthe call beside the stack: {:.0} ns", median(none));
 }

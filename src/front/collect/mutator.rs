@@ -10,6 +10,11 @@
 //! time on other threads, and this thread helps when it allocates a lot, but no cycle begins or ends. So a program that
 //! wants short pauses keeps its runs short, and one that computes for long without touching objects does that outside.
 //!
+//! Fibers of a thread share its place. No stack is read here, so none is registered: what a fiber needs after it was switched
+//! away from it keeps in a [`Root`], as a thread does between two runs. A fiber is switched away from between runs, not in
+//! the middle of one: the others could not begin theirs, since `run` borrows the [`Mutator`] exclusively. Fibers that keep
+//! plain pointers on their stacks are for [`raw`](super::raw::stack).
+//!
 //! # Safety
 //! The member is this thread's as long as the [`Mutator`] lives, which cannot leave its thread. The collector touches a
 //! member's cache and buffer only while the thread stands at a safepoint or is outside.
