@@ -161,7 +161,7 @@ fn objects_most() -> usize {
 
 /// An object that holds an address.
 #[inline]
-fn find(address: *const c_void) -> Option<Object> {
+pub(crate) fn find(address: *const c_void) -> Option<Object> {
     heap::existing()?.parts.objects().find(Address(address.addr()))
 }
 
@@ -190,6 +190,10 @@ fn free(address: *mut c_void) {
             parts.with_work(|work| unsafe { parts.objects().free_large(&object, work) });
             heap::unlock();
         }
+        return;
+    }
+    if object.kind == SpanKind::Mapped {
+        // The bits beside it are written by whoever has its span in a cache, so it waits for the next collection.
         return;
     }
     let list = &mut record.side(pool).freed[object.class.0 as usize];

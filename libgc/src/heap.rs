@@ -6,7 +6,7 @@
 //! # Safety
 //! The parts are written once, under the lock, before the state says that they are there.
 
-use crate::{fork, pace, roots, settings, stop, threads};
+use crate::{fork, mark, pace, roots, settings, stop, threads};
 use core::cell::UnsafeCell;
 use core::mem::MaybeUninit;
 use core::sync::atomic::{AtomicU8, Ordering};
@@ -109,6 +109,7 @@ impl Gc {
         let pools = core::array::from_fn(|_| AtomicU8::new(OBJECTS.0));
         let gc = Gc { parts, pools };
         gc.add_pool(UNCOLLECTABLE, "uncollectable");
+        parts.with_work(|work| mark::set_bounds(work.ground.heap.region()));
         gc
     }
 

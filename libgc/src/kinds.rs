@@ -51,18 +51,21 @@ pub(crate) struct Kind {
     procedure: Option<(Procedure, usize)>,
 }
 
-const fn plain(pool: usize, kind: SpanKind) -> Kind {
-    Kind { pool, kind, procedure: None }
+impl Kind {
+    /// A kind whose pointers are where the core's own says.
+    pub(crate) const fn plain(pool: usize, kind: SpanKind) -> Kind {
+        Kind { pool, kind, procedure: None }
+    }
 }
 
 /// Objects without pointers.
-pub(crate) const PLAIN: Kind = plain(COMMON, SpanKind::Plain);
+pub(crate) const PLAIN: Kind = Kind::plain(COMMON, SpanKind::Plain);
 /// Objects all of whose words may be pointers.
-pub(crate) const WORDS: Kind = plain(COMMON, SpanKind::Words);
+pub(crate) const WORDS: Kind = Kind::plain(COMMON, SpanKind::Words);
 /// Roots.
-pub(crate) const ROOTS: Kind = plain(UNCOLLECTABLE, SpanKind::Words);
+pub(crate) const ROOTS: Kind = Kind::plain(UNCOLLECTABLE, SpanKind::Words);
 /// Objects without pointers that live until they are freed.
-pub(crate) const KEPT: Kind = plain(UNCOLLECTABLE, SpanKind::Plain);
+pub(crate) const KEPT: Kind = Kind::plain(UNCOLLECTABLE, SpanKind::Plain);
 
 struct State {
     kinds: [Kind; MOST_KINDS],

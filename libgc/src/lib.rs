@@ -13,7 +13,8 @@
 //!
 //! One file a family of calls:
 //!
-//! - [`alloc`] allocates and frees; [`kinds`] has what the collector must know of an object's inside;
+//! - [`alloc`] allocates and frees; [`kinds`] and [`typed`] have what the collector must know of an
+//!   object's inside;
 //! - [`cycle`] is a collection, [`pace`] when there is one, [`mark`] who marks;
 //! - [`roots`] finds the program's data, [`threads`] knows its threads and their stacks, [`stop`] stops them;
 //! - [`finalize`] has finalizers and [`links`] what disappears;
@@ -52,3 +53,4 @@ pub mod stats;
 pub mod stop;
 pub mod threads;
 pub mod tls;
+pub mod typed;

@@ -23,6 +23,7 @@ use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 use spanheap::base::sync::{self, Backoff};
 use spanheap::base::{Address, Bytes};
 use spanheap::gc::{Marking, Source, Worker};
+use spanheap::os::Region;
 
 /// The most helpers.
 const MOST: usize = 31;
@@ -264,7 +265,17 @@ pub extern "C" fn GC_get_push_other_roots() -> extern "C" fn() {
     unsafe { GC_push_other_roots }
 }
 
-/// Bounds of what may be an object's address: the reservation, which does not grow. Between them anything may be.
+/// Says where objects can be: in the reservation, which does not grow.
+pub(crate) fn set_bounds(region: &Region) {
+    let (base, size) = (region.base().0, region.size().0);
+    // SAFETY: words, while the heap is made.
+    unsafe {
+        GC_least_plausible_heap_addr = ptr::without_provenance_mut(base);
+        GC_greatest_plausible_heap_addr = ptr::without_provenance_mut(base + size);
+    }
+}
+
+/// Bounds of what may be an object's address. Until the heap is made, nothing is.
 #[unsafe(no_mangle)]
 pub static mut GC_least_plausible_heap_addr: *mut c_char = ptr::without_provenance_mut(usize::MAX);
 /// See [`GC_least_plausible_heap_addr`].
