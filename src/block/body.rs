@@ -212,14 +212,30 @@ impl BlockSpan {
     }
 
     /// Whether the free that was announced is the one that the span waits for. Read again rather than kept, and as plain
-    /// memory, which nobody else writes: that spares the fast path two instructions.
+    /// memory, which nobody else writes while a block is in use: that spares the fast path two instructions. Where it was the
+    /// span's last block, the answer may come from a record that is somebody else's by now; see
+    /// [`BlockSpan::wants_attention`].
     ///
     /// # Safety
     /// As for [`BlockSpan::announce`].
     #[inline(always)]
     pub unsafe fn is_tripped(this: *mut BlockSpan) -> bool {
-        // SAFETY: the caller's promise: only the owner writes.
+        // SAFETY: the caller's promise; records stay records.
         unsafe { (*this).trip == 0 }
+    }
+
+    /// Whether a span that tripped is still this owner's, and still wants attention: while its thread went from the one to
+    /// the other, somebody may have freed the span, whose blocks had all come back (see [`super::idle`]).
+    ///
+    /// # Safety
+    /// The caller holds the owner's `local`.
+    pub unsafe fn wants_attention(this: *const BlockSpan, owner: u32) -> bool {
+        // SAFETY: records stay records; if this one names the owner, the rest is guarded by the lock.
+        unsafe {
+            (*this).owner.load(Ordering::Relaxed) == owner
+                && matches!((*this).phase, Phase::Full | Phase::Listed)
+                && (*this).trip == 0
+        }
     }
 
     /// Whether the byte at `offset` from the region's base lies in a block that was ever carved.

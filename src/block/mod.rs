@@ -13,7 +13,7 @@
 //! ```
 //!
 //! A block that anyone else frees waits in its span, put there with one compare-and-swap, until the owner runs out
-//! of blocks and looks ([`remote`]).
+//! of blocks and looks ([`remote`]), or, where it does not, until all blocks of the span wait or are free ([`idle`]).
 //!
 //! ## States of a block span
 //!
@@ -32,7 +32,7 @@
 //!
 //! 1. Only the owner touches `free`, `trip`, `carved` and the lists; a parked mutator's spans are touched by
 //!    whoever holds that mutator's lock. Of an idle owner's, who holds its lock may close the listed spans, and then
-//!    touch their `free` ([`holes`]).
+//!    touch their `free` ([`holes`]); and it may free those that wait with nothing in use ([`idle`]).
 //! 2. `owner` changes only under the lock of the mutator that it names. Whoever reads an old owner puts the span
 //!    into that one's inbox, and who empties that inbox hands the span on: no block is lost.
 //! 3. A block that waits counts as in use, so its span is neither empty nor freed.

@@ -85,7 +85,6 @@ pub unsafe fn wait(word: &AtomicU64, memory: *mut u8, place: u16) -> bool {
 }
 
 /// What waits in a span, which nobody takes meanwhile.
-#[cfg(not(loom))]
 pub(super) fn look(word: &AtomicU64) -> Waiting {
     Waiting::unpack(word.load(Ordering::Acquire))
 }
@@ -126,6 +125,11 @@ impl Inbox {
     #[inline]
     pub fn is_empty(&self) -> bool {
         self.first.load(Ordering::Relaxed) == 0
+    }
+
+    /// The span that was put in last, of those that are in.
+    pub fn first(&self) -> SpanId {
+        SpanId(self.first.load(Ordering::Relaxed))
     }
 
     /// Whether nothing is in. Unlike [`Inbox::is_empty`] this takes part in the order of the pushes: who pushes later

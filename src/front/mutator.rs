@@ -26,7 +26,7 @@ use crate::base::{Lock, PurposeId, Rank};
 use crate::block::BlockCache;
 use crate::front::core::HeapCore;
 use crate::os::{Nanoseconds, Zeroed};
-use crate::span::SpanCache;
+use crate::span::{SpanCache, SpanId};
 use crate::stack::StackCache;
 use crate::stats::BookShard;
 use core::cell::Cell;
@@ -53,6 +53,9 @@ pub(crate) struct Mutator {
     pub(crate) seen: Cell<u32>,
     pub(crate) since: Cell<Nanoseconds>,
     pub(crate) tended: Cell<u32>,
+    /// What the inbox began with when the scavenger last came by, and how often it has come by for that alone.
+    pub(crate) returned: Cell<SpanId>,
+    pub(crate) returns: Cell<u32>,
     /// The next parked mutator; guarded by the roster.
     pub(crate) next_parked: Cell<u32>,
     /// The caches by purpose. Written under `local`; read by the thread without it.

@@ -11,7 +11,7 @@
 //! ```
 //!
 //! *Tending* takes from a mutator what it keeps for a thread that has not needed more than its fast paths for a
-//! while: its page cache, its stash of runs, its stacks, the blocks that others gave back to it. Its thread need not help, and is not
+//! while: its page cache, its stash of runs, its stacks, spans whose blocks others gave back to it. Its thread need not help, and is not
 //! stopped:
 //!
 //! 1. A mutator's `local` guards all that is taken from it, and the fast paths touch none of that: not the pages and
@@ -45,7 +45,7 @@ use crate::front::mutator::Mutator;
 use crate::front::pacing::{Excess, LEAST_WORK, Pacer, View};
 use crate::front::{process, threads};
 use crate::os::{Nanoseconds, System};
-use crate::span::{Ground, Release};
+use crate::span::{Ground, Release, SpanId};
 
 /// A heap that has committed less than this does not start the thread.
 const WORTH_A_THREAD: Bytes = Bytes::mib(8);
@@ -241,16 +241,44 @@ impl HeapCore {
                 mutator.since.set(now);
             }
             if mutator.tended.get() == visits {
+                waiting |= self.tend_again(mutator);
                 continue;
             }
             let idle = now.0 - mutator.since.get().0;
             if idle >= patience.0 && self.tend_all_of(mutator) {
                 mutator.tended.set(visits);
+                mutator.returns.set(0);
+                waiting |= self.await_more(mutator);
             } else {
                 waiting = true;
             }
         }
         (sum, waiting)
+    }
+
+    /// Tends a mutator that has been idle since the last time, if others have freed blocks of it meanwhile. Returns whether
+    /// more may come.
+    fn tend_again(&self, mutator: &Mutator) -> bool {
+        let inbox = self.central.inbox(mutator.number);
+        if inbox.is_empty() {
+            return false;
+        }
+        if inbox.first() != mutator.returned.get() {
+            mutator.returns.set(0);
+        }
+        if !self.tend_all_of(mutator) {
+            return true;
+        }
+        self.await_more(mutator)
+    }
+
+    /// Whether more blocks may come back soon to the spans that wait for an idle mutator. Those that free them say so
+    /// only with the first of each span, so the rest is waited for, but not for ever.
+    fn await_more(&self, mutator: &Mutator) -> bool {
+        let first = self.central.inbox(mutator.number).first();
+        mutator.returned.set(first);
+        mutator.returns.set(mutator.returns.get() + 1);
+        first != SpanId::NONE && mutator.returns.get() <= SETTLED
     }
 
     /// Gives back what stacks hold that nobody uses, once all mutators have been idle for a while. Returns whether it did:
@@ -276,16 +304,21 @@ impl HeapCore {
         true
     }
 
-    /// As [`HeapCore::tend`], and punches holes into its spans. What others have freed is taken in only if there is no
-    /// thread that might be freeing something itself.
+    /// As [`HeapCore::tend`], and frees its spans whose blocks have all come back, and punches holes into others. The rest of
+    /// what others have freed is taken in only if there is no thread that might be freeing something itself.
     pub(crate) fn tend_all_of(&self, mutator: &Mutator) -> bool {
         let Some(mut local) = mutator.local.try_lock() else { return false };
-        if mutator.number == SHARED || mutator.is_parked() {
+        let threadless = mutator.number == SHARED || mutator.is_parked();
+        if threadless {
             // SAFETY: the lock is held, and there is no thread with fast paths.
             unsafe { self.flush_locked(mutator, &mut local) };
         }
         self.stack_work(mutator, &mut local).flush();
-        let work = self.quiet_work(mutator, &mut local);
+        let mut work = self.quiet_work(mutator, &mut local);
+        if !threadless {
+            // SAFETY: the lock is held, and the mutator is not parked.
+            unsafe { idle::free_returned(&mut work, mutator.number) };
+        }
         work.ground.flush(work.spans);
         // SAFETY: the lock is held, and the caches are all that the mutator has.
         unsafe { idle::tend(work.ground, mutator.caches()) };

@@ -252,7 +252,7 @@ impl HeapCore {
     /// Looks after a span that a free of the fast path tripped.
     ///
     /// # Safety
-    /// The span belongs to this mutator, whose thread this is.
+    /// The span belonged to this mutator, whose thread this is, when it tripped.
     #[cold]
     #[inline(never)]
     pub(crate) unsafe fn attend(&self, mutator: &Mutator, span: *mut BlockSpan) {
@@ -264,8 +264,12 @@ impl HeapCore {
         }
         let mut local = mutator.local.lock();
         let mut work = self.work(mutator, &mut local);
-        // SAFETY: the caller's promise.
-        unsafe { BlockCache::attend(&mut work, span) };
+        // SAFETY: the caller's promise, and what the lock guards.
+        unsafe {
+            if BlockSpan::wants_attention(span, mutator.number) {
+                BlockCache::attend(&mut work, span);
+            }
+        }
         drop(local);
         self.nudge();
         self.heed(mutator);

@@ -395,12 +395,75 @@ fn a_system_without_memory_leaves_holes_as_they_are() {
     assert_eq!(world.kept(), 0);
 }
 
-/// Owners work on their fast paths while another thread tends them without end.
+/// A thread makes blocks and then does nothing; others free them: no block is its to look after any more.
+#[test]
+fn what_others_free_comes_back_without_its_owner() {
+    let mut world = World::new(Config::default());
+    let heap: &'static Heap = Box::leak(Box::new(std::mem::replace(
+        &mut world.heap,
+        Heap::new(Config { reserve: Bytes::gib(1), ..Config::default() }).unwrap(),
+    )));
+    let system = world.system;
+    let (hand, take) = channel();
+    let (go_on, wait) = channel::<()>();
+    let thread = std::thread::spawn(move || {
+        let make = |size: usize| {
+            let layout = Layout::from_size_align(size, 16).unwrap();
+            let held = Held(heap.allocate(layout).unwrap(), layout);
+            fill(&held, size as u8);
+            held
+        };
+        let blocks: Vec<Held> = (0..6000).map(|i| make(16 + i * 7 % 3000)).collect();
+        hand.send(blocks).unwrap();
+        wait.recv().unwrap();
+        // It wakes, and has what it needs.
+        let more: Vec<Held> = (0..1000).map(|i| make(16 + i * 5 % 3000)).collect();
+        assert!(more.iter().all(|held| is_filled(held, held.1.size() as u8)));
+        // SAFETY: the thread's own blocks.
+        more.into_iter().for_each(|Held(block, layout)| unsafe { heap.deallocate(block, layout) });
+    });
+    let mut left: Vec<Held> = take.recv().unwrap();
+    let in_spans = || heap.snapshot().in_spans() as usize;
+    let before = in_spans();
+    // SAFETY: the blocks were handed over.
+    let free = |Held(block, layout): Held| unsafe { heap.deallocate(block, layout) };
+    let round = || {
+        scavenger::round(&Pacer::new(), system, |visit| visit(heap.core()));
+        heap.check().unwrap();
+    };
+    // Tended once while nothing has come back, and once while every span has blocks in use.
+    round();
+    world.simulated.advance(SECOND);
+    round();
+    // Of the later ones nothing is left, of the earlier ones seven in eight.
+    left.drain(3000..).for_each(free);
+    let (gone, kept): (Vec<_>, Vec<_>) = left.into_iter().enumerate().partition(|(i, _)| i % 8 == 0);
+    gone.into_iter().for_each(|(_, held)| free(held));
+    let left: Vec<Held> = kept.into_iter().map(|(_, held)| held).collect();
+    round();
+    world.simulated.advance(SECOND);
+    round();
+    assert!(in_spans() < before / 4 * 3, "{} of {before}", in_spans());
+    assert!(left.iter().all(|held| is_filled(held, held.1.size() as u8)));
+    left.into_iter().for_each(free);
+    world.simulated.advance(SECOND);
+    round();
+    // What is left are the spans that it would allocate from next.
+    assert!(in_spans() < before / 5, "{} of {before}", in_spans());
+    go_on.send(()).unwrap();
+    thread.join().unwrap();
+    heap.release_all();
+    heap.check().unwrap();
+    assert_eq!(in_spans(), 0);
+}
+
+/// Owners work on their fast paths, and free each other's blocks, while another thread tends them without end.
 #[test]
 fn who_is_tended_does_not_notice() {
     const ROUNDS: usize = if cfg!(debug_assertions) { 40 } else { 400 };
     let heap = &Heap::new(Config { reserve: Bytes::gib(4), ..Config::default() }).unwrap();
     let done = &std::sync::atomic::AtomicBool::new(false);
+    let pool = &std::sync::Mutex::new(Vec::<(Held, u8)>::new());
     std::thread::scope(|scope| {
         let tender = scope.spawn(move || {
             let mut turns = 0u64;
@@ -426,6 +489,12 @@ fn who_is_tended_does_not_notice() {
                             fill(&block, tag);
                             held.push((block, tag));
                         }
+                        {
+                            let mut pool = pool.lock().unwrap();
+                            pool.extend(held.drain(..250));
+                            let others = pool.len() / 2;
+                            held.extend(pool.drain(..others));
+                        }
                         while held.len() > 200 {
                             let (block, tag) = held.swap_remove(random.below(held.len()));
                             assert!(is_filled(&block, tag), "a block was overwritten");
@@ -445,6 +514,11 @@ fn who_is_tended_does_not_notice() {
         done.store(true, std::sync::atomic::Ordering::Relaxed);
         assert!(tender.join().unwrap() > 0);
     });
+    for (block, tag) in pool.lock().unwrap().drain(..) {
+        assert!(is_filled(&block, tag), "a block was overwritten");
+        // SAFETY: nobody else has what is in the pool.
+        unsafe { heap.deallocate(block.0, block.1) };
+    }
     heap.check().unwrap();
     heap.release_all();
     heap.check().unwrap();
