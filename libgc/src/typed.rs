@@ -33,7 +33,7 @@ pub unsafe extern "C" fn GC_make_descriptor(bitmap: *const usize, count: usize) 
     let has = |at: usize| unsafe { bitmap.add(at / 64).read() } >> (at % 64) & 1 == 1;
     let Some(last) = (0..count).rev().find(|&at| has(at)) else { return LENGTH };
     if last >= MOST_BITS || (0..=last).all(has) {
-        return (last + 1) * 8 | LENGTH;
+        return ((last + 1) * 8) | LENGTH;
     }
     (0..=last).filter(|&at| has(at)).fold(BITMAP, |bits, at| bits | 1 << (63 - at))
 }
