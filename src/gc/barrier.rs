@@ -8,10 +8,9 @@
 //! The buffer does not know whether marking is on: who does not call [`BarrierBuffer::push`] has no barrier.
 //!
 //! # Safety
-//! The line is read as a range of words.
+//! Zeroed memory is an empty line.
 
-use super::mark::{Marking, Source, Worker};
-use crate::base::{Address, Bytes};
+use super::mark::{Marking, Worker};
 use crate::os::Zeroed;
 
 /// Words that a buffer holds.
@@ -54,10 +53,7 @@ impl BarrierBuffer {
 
     /// Shades what was noted.
     pub fn flush(&mut self, worker: &mut Worker, marking: &mut Marking<'_>) {
-        let range = (Address::of(self.words.as_ptr()), Bytes(self.count * 8));
-        self.words.as_ptr().expose_provenance();
-        // SAFETY: the words are the line's own.
-        unsafe { worker.scan_words(range, Source::Roots, marking) };
+        worker.shade_all(&self.words[..self.count], marking);
         self.count = 0;
     }
 

@@ -35,6 +35,8 @@ pub struct Collector {
     pub(super) idle: AtomicU32,
     /// Whether an entry was dropped for want of memory.
     pub(super) lost: AtomicBool,
+    /// Bytes that were scanned in the background and that no mutator has been let off yet.
+    credit: AtomicU64,
     totals: Totals,
 }
 
@@ -61,6 +63,7 @@ impl Collector {
             census: Census::new(),
             idle: AtomicU32::new(0),
             lost: AtomicBool::new(false),
+            credit: AtomicU64::new(0),
             totals: Totals::default(),
         })
     }
@@ -101,6 +104,7 @@ impl Collector {
     pub fn begin(&self) {
         debug_assert_eq!(self.phase(), Phase::Off, "marking began twice");
         self.lost.store(false, Ordering::Relaxed);
+        self.credit.store(0, Ordering::Relaxed);
         self.totals.all().for_each(|total| total.store(0, Ordering::Relaxed));
         self.roots.divide();
         self.phase.store(Phase::Mark as u8, Ordering::Release);
@@ -124,6 +128,18 @@ impl Collector {
         debug_assert_eq!(self.phase(), Phase::Off);
         // SAFETY: the caller's promise; `end` has retired the buffers.
         unsafe { self.buffers.give_back(ground, spans, most) }
+    }
+
+    /// So many bytes were scanned in the background: mutators need not do as much themselves.
+    pub fn earn(&self, bytes: u64) {
+        self.credit.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Takes up to `wanted` bytes of what was earned; returns how many.
+    pub fn spend(&self, wanted: u64) -> u64 {
+        let take = |credit: u64| (credit > 0).then(|| credit - credit.min(wanted));
+        let before = self.credit.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take);
+        before.map_or(0, |credit| credit.min(wanted))
     }
 
     /// Whether there is work that a marker could take.

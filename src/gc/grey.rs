@@ -91,11 +91,15 @@ impl Grey {
         marking: &mut Marking<'_>,
         progress: &mut Progress,
     ) {
-        for &offset in candidates {
-            fetch(marking.meta(offset as usize >> PAGE_SHIFT).cast::<u8>().wrapping_add(MARKS));
-            if let Some(oldest) = self.candidates.push(offset) {
-                self.look(oldest as usize, marking, progress);
-            }
+        candidates.iter().for_each(|&offset| self.mark_soon(offset, marking, progress));
+    }
+
+    /// Shades what a candidate leads to, when its page's marks have been fetched.
+    #[inline(always)]
+    pub(super) fn mark_soon(&mut self, offset: u64, marking: &mut Marking<'_>, progress: &mut Progress) {
+        fetch(marking.meta(offset as usize >> PAGE_SHIFT).cast::<u8>().wrapping_add(MARKS));
+        if let Some(oldest) = self.candidates.push(offset) {
+            self.look(oldest as usize, marking, progress);
         }
     }
 

@@ -27,6 +27,10 @@
 //! To *scan* is to shade what an object's words lead to. Objects of a page are scanned together ([`queue`]); larger
 //! ones one by one, and beyond [`PIECE`] in pieces, which others may take. Roots are scanned in the same way.
 //!
+//! Objects that were allocated together point to each other, so many pointers of a page stay on it. Those take a shorter
+//! way: they are gathered, a bit each, marked group by group, and scanned in the next *round* of the same visit, while
+//! the page is at hand. It is left when a round finds nothing more there.
+//!
 //! If there is no memory for an entry, the entry is dropped, and the collector notes that something is *lost*. What was
 //! to be scanned is still known, though not where: objects that are marked and whose scan bit is not set. So when all
 //! other work is done, somebody searches the spans for those. Marking needs no memory to be right.
@@ -44,7 +48,7 @@ use super::roots::{Job, PIECE};
 use super::work::Supply;
 use crate::base::sync::{Backoff, Ordering};
 use crate::base::{Address, Bytes, PAGE_SHIFT, PAGE_SIZE, PageId};
-use crate::object::class::MAX_ONE_PAGE;
+use crate::object::class::{self, MAX_ONE_PAGE};
 use crate::object::kind::{ROWS, SpanRow};
 use crate::object::meta::{GROUP, GROUPS};
 use crate::object::{Object, Objects, PageMeta, ShapeId, Shapes, SpanClass, SpanKind};
@@ -57,6 +61,8 @@ const SCANS: usize = core::mem::offset_of!(PageMeta, scans);
 const PAGES_AHEAD: usize = 2;
 /// Objects of the next page that are fetched ahead.
 const OBJECTS_AHEAD: usize = 24;
+/// Bytes that a background marker scans before it tells the others.
+const STEP: u64 = 256 << 10;
 
 /// Where words were scanned.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -107,6 +113,8 @@ pub struct Marking<'a> {
 pub struct Worker {
     grey: Grey,
     progress: Progress,
+    /// Bytes of words that were scanned and reported, ever.
+    scanned: u64,
     /// Whether the census counts this worker.
     is_inside: bool,
     candidates: Candidates,
@@ -167,6 +175,7 @@ impl Worker {
         Worker {
             grey: Grey::new(),
             progress: Progress { marked_bytes: 0, marked_objects: 0, scanned: [0; 3] },
+            scanned: 0,
             is_inside: false,
             candidates: Candidates::new(),
         }
@@ -197,6 +206,14 @@ impl Worker {
         // SAFETY: the caller's promise.
         unsafe { self.scan_run(core::ptr::with_exposed_provenance(first), count, marking) };
         self.progress.scanned[source as usize] += count as u64 * 8;
+    }
+
+    /// Shades what words lead to that a mutator has noted. That is no work which a cycle has to do anyway, so it does
+    /// not count.
+    pub(super) fn shade_all(&mut self, words: &[usize], marking: &mut Marking<'_>) {
+        words.as_ptr().expose_provenance();
+        // SAFETY: the words are there.
+        unsafe { self.scan_run(words.as_ptr().cast(), words.len(), marking) };
     }
 
     /// Shades what those words of a range lead to whose bits are set: word `i` has bit `i % 64` of `bits[i / 64]`.
@@ -265,9 +282,7 @@ impl Worker {
         let until = self.progress.work().saturating_add(budget);
         loop {
             while let Some(()) = self.scan_next(marking) {
-                if marking.collector.is_somebody_idle() {
-                    self.feed(marking);
-                }
+                self.feed(marking);
                 if self.progress.work() >= until {
                     self.report(marking);
                     return Drained::Budget;
@@ -281,14 +296,25 @@ impl Worker {
     }
 
     /// Drains, and waits for others who may still find work, until there is none anywhere (see
-    /// [`Collector::is_quiet`]) or `stop` says so.
-    pub fn drain_with_others(&mut self, marking: &mut Marking<'_>, mut stop: impl FnMut() -> bool) {
+    /// [`Collector::is_quiet`]) or `stop` says so, which is asked now and then: with `true` when something has been
+    /// scanned since, with `false` while waiting. What is done here counts for those who would have to help.
+    pub fn drain_with_others(&mut self, marking: &mut Marking<'_>, mut stop: impl FnMut(bool) -> bool) {
         loop {
-            self.drain(u64::MAX, marking);
+            loop {
+                let before = self.scanned;
+                let drained = self.drain(STEP, marking);
+                marking.collector.earn(self.scanned - before);
+                if drained == Drained::Dry {
+                    break;
+                }
+                if stop(true) {
+                    return self.leave(marking);
+                }
+            }
             marking.collector.idle.fetch_add(1, Ordering::Relaxed);
             let (mut backoff, mut is_over) = (Backoff::new(), false);
             while !marking.collector.has_work() && !is_over {
-                is_over = stop() || marking.collector.is_quiet();
+                is_over = stop(false) || marking.collector.is_quiet();
                 backoff.step();
             }
             marking.collector.idle.fetch_sub(1, Ordering::Relaxed);
@@ -320,46 +346,107 @@ impl Worker {
 
     /// Scans the objects of a page that are marked and have not been scanned.
     fn scan_page(&mut self, entry: Entry, marking: &mut Marking<'_>) {
-        let page = entry.page();
-        let row = marking.row(marking.code(page));
-        let (size, words) = (row.size as usize, row.size as usize / 8);
         // SAFETY: entries are of pages with objects, which do not go away while marking.
-        let meta = unsafe { &*marking.meta(page) };
+        let meta = unsafe { &*marking.meta(entry.page()) };
         let only = queue::let_go(&meta.owned).then_some(entry.index());
-        if let Some(index) = only {
-            if !meta.scans.set(index) {
-                return;
+        let round = match only {
+            Some(index) => Round::of_one(meta, index),
+            None => Round::of_all(meta),
+        };
+        self.scan_rounds(entry.page(), meta, round, marking);
+    }
+
+    /// Scans objects of a page, and those that they lead to on the same page.
+    fn scan_rounds(&mut self, page: usize, meta: &PageMeta, mut round: Round, marking: &mut Marking<'_>) {
+        let row = marking.row(marking.code(page));
+        while round.count > 0 {
+            let mut here = Here { page, row, found: [0; GROUPS] };
+            match round.single() {
+                Some(index) => self.scan_one_of(&mut here, index, marking),
+                None => self.scan_round(&mut here, &round.objects, marking),
             }
-            let mut mask = [u64::MAX >> (BLOCK - words)];
-            if row.kind == SpanKind::Mapped {
-                mask[0] &=
-                    marking.objects.page_map(PageId(page)).map_or(0, |map| map.get(index * words, words));
-            }
-            // SAFETY: the words are the object's.
-            unsafe {
-                self.scan_masked(marking.words_at((page << PAGE_SHIFT) + index * size), &mask, marking)
-            };
-            self.progress.scanned[Source::Heap as usize] += size as u64;
-            return;
+            self.progress.scanned[Source::Heap as usize] += round.count * u64::from(row.size);
+            round = self.next_round(meta, &here);
         }
-        let (objects, count) = take_unscanned(meta);
-        if count == 0 {
-            return;
+    }
+
+    /// Scans one object of a page.
+    #[inline]
+    fn scan_one_of(&mut self, here: &mut Here, index: usize, marking: &mut Marking<'_>) {
+        let (size, words) = (here.row.size as usize, here.row.size as usize / 8);
+        let mut mask = u64::MAX >> (BLOCK - words);
+        if here.row.kind == SpanKind::Mapped {
+            mask &=
+                marking.objects.page_map(PageId(here.page)).map_or(0, |map| map.get(index * words, words));
         }
+        let at = marking.words_at((here.page << PAGE_SHIFT) + index * size);
+        // SAFETY: the words are the object's.
+        unsafe { self.scan_here(here, at, &[mask], marking) };
+    }
+
+    /// Scans several objects of a page.
+    #[inline]
+    fn scan_round(&mut self, here: &mut Here, objects: &[u64; GROUPS], marking: &mut Marking<'_>) {
         let mut masks = [0; MOST_BLOCKS];
         // SAFETY: the collector chose a kernel that runs here.
-        unsafe { marking.kernel().expand(&objects, words, &mut masks) };
-        if row.kind == SpanKind::Mapped
-            && let Some(map) = marking.objects.page_map(PageId(page))
+        unsafe { marking.kernel().expand(objects, here.row.size as usize / 8, &mut masks) };
+        if here.row.kind == SpanKind::Mapped
+            && let Some(map) = marking.objects.page_map(PageId(here.page))
         {
             let bits = map.bits().iter();
             masks.iter_mut().zip(bits).for_each(|(mask, bits)| {
                 *mask &= bits.load(core::sync::atomic::Ordering::Relaxed);
             });
         }
+        let at = marking.words_at(here.page << PAGE_SHIFT);
         // SAFETY: the words are those of objects of the page.
-        unsafe { self.scan_masked(marking.words_at(page << PAGE_SHIFT), &masks, marking) };
-        self.progress.scanned[Source::Heap as usize] += count * size as u64;
+        unsafe { self.scan_here(here, at, &masks, marking) };
+    }
+
+    /// As [`Worker::scan_masked`], of words on a page: what leads to the page is found, and shaded in its next round.
+    ///
+    /// # Safety
+    /// As for [`Worker::scan_masked`].
+    #[inline]
+    unsafe fn scan_here(
+        &mut self,
+        here: &mut Here,
+        words: *const u64,
+        masks: &[u64],
+        marking: &mut Marking<'_>,
+    ) {
+        let window = marking.window();
+        // SAFETY: the caller's promise; the collector chose a kernel that runs here.
+        let count = unsafe { marking.kernel().pick(words, masks, window, &mut self.candidates) };
+        for &offset in &self.candidates.0[..count] {
+            if offset as usize >> PAGE_SHIFT == here.page {
+                here.find(offset as usize & (PAGE_SIZE - 1));
+            } else {
+                self.grey.mark_soon(offset, marking, &mut self.progress);
+            }
+        }
+    }
+
+    /// Marks the objects that a round has found on its own page, and takes those that nobody else has marked or scanned.
+    /// They need no entry in a queue, nor the page an owner: who marked them is about to scan them.
+    #[inline]
+    fn next_round(&mut self, meta: &PageMeta, here: &Here) -> Round {
+        let mut round = Round { objects: [0; GROUPS], count: 0 };
+        for (group, &found) in here.found.iter().enumerate() {
+            let (marks, scans) = (&meta.marks.0[group], &meta.scans.0[group]);
+            let mut new = found & !marks.load(Ordering::Relaxed);
+            if new == 0 {
+                continue;
+            }
+            new &= meta.allocs.0[group].load(Ordering::Acquire);
+            new &= !marks.fetch_or(new, Ordering::SeqCst);
+            let count = u64::from(new.count_ones());
+            self.progress.marked_objects += count;
+            self.progress.marked_bytes += count * u64::from(here.row.size);
+            round.objects[group] = new & !scans.fetch_or(new, Ordering::AcqRel);
+            round.count += u64::from(round.objects[group].count_ones());
+        }
+        round
     }
 
     /// Scans an object that came from the stack, or a piece of one.
@@ -451,23 +538,32 @@ impl Worker {
             if !code.is_first() || row.kind == SpanKind::Plain {
                 continue;
             }
-            if is_queued(code, row) {
-                // Two marks or more: all are looked at.
-                self.scan_page(Entry::new(page, 0), marking);
-                continue;
-            }
             // SAFETY: the code is that of a first page.
             let meta = unsafe { &*marking.meta(page) };
+            if is_queued(code, row) {
+                queue::let_go(&meta.owned);
+                self.scan_rounds(page, meta, Round::of_all(meta), marking);
+                continue;
+            }
             for index in meta.marks.iter().filter(|&index| !meta.scans.has(index, Ordering::Relaxed)) {
                 self.scan_object((page << PAGE_SHIFT) + index * row.size as usize, marking);
             }
         }
     }
 
-    /// Lets those have a part who have nothing to do, unless something waits for them already.
-    #[cold]
+    /// Sees to it that those find something who come to help: what is more than a buffer's worth, and where somebody
+    /// waits, half of what there is.
+    #[inline]
     fn feed(&mut self, marking: &mut Marking<'_>) {
-        if marking.supply.buffers.are_idle() && !self.grey.queue.split(&mut marking.supply) {
+        let somebody_waits = marking.collector.is_somebody_idle();
+        if (somebody_waits || self.grey.queue.is_long()) && marking.supply.buffers.are_idle() {
+            self.share(marking);
+        }
+    }
+
+    #[cold]
+    fn share(&mut self, marking: &mut Marking<'_>) {
+        if !self.grey.queue.split(&mut marking.supply) {
             self.grey.stack.split(&mut marking.supply);
         }
     }
@@ -496,6 +592,7 @@ impl Worker {
 
     /// Adds what the worker has done to the collector's counts.
     pub fn report(&mut self, marking: &Marking<'_>) {
+        self.scanned += self.progress.work();
         marking.collector.add(&core::mem::take(&mut self.progress));
     }
 }
@@ -511,19 +608,61 @@ fn is_queued(code: SpanClass, row: &SpanRow) -> bool {
     code.is_small() && row.size as usize <= MAX_ONE_PAGE
 }
 
-/// Takes the objects of a page that are marked and that nobody has scanned, and their number.
-#[inline]
-fn take_unscanned(meta: &PageMeta) -> ([u64; GROUPS], u64) {
-    let (mut objects, mut count) = ([0; GROUPS], 0);
-    for (group, taken) in objects.iter_mut().enumerate() {
-        let scans = &meta.scans.0[group];
-        let wanted = meta.marks.0[group].load(Ordering::SeqCst) & !scans.load(Ordering::Relaxed);
-        if wanted != 0 {
-            *taken = wanted & !scans.fetch_or(wanted, Ordering::AcqRel);
-            count += u64::from(taken.count_ones());
+/// Objects of a page that this marker alone is about to scan.
+struct Round {
+    objects: [u64; GROUPS],
+    count: u64,
+}
+
+impl Round {
+    /// The objects of a page that are marked and that nobody has scanned.
+    #[inline]
+    fn of_all(meta: &PageMeta) -> Round {
+        let mut round = Round { objects: [0; GROUPS], count: 0 };
+        for (group, taken) in round.objects.iter_mut().enumerate() {
+            let scans = &meta.scans.0[group];
+            let wanted = meta.marks.0[group].load(Ordering::SeqCst) & !scans.load(Ordering::Relaxed);
+            if wanted != 0 {
+                *taken = wanted & !scans.fetch_or(wanted, Ordering::AcqRel);
+                round.count += u64::from(taken.count_ones());
+            }
+        }
+        round
+    }
+
+    /// One object, unless somebody has scanned it.
+    #[inline]
+    fn of_one(meta: &PageMeta, index: usize) -> Round {
+        let (mut objects, is_ours) = ([0; GROUPS], meta.scans.set(index));
+        objects[index / GROUP] = u64::from(is_ours) << (index % GROUP);
+        Round { objects, count: is_ours.into() }
+    }
+
+    /// The index of the only object, if there is one and no more.
+    #[inline]
+    fn single(&self) -> Option<usize> {
+        let group = self.objects.iter().position(|&bits| bits != 0).filter(|_| self.count == 1)?;
+        Some(group * GROUP + self.objects[group].trailing_zeros() as usize)
+    }
+}
+
+/// What a round of scanning finds on the page that it is about.
+struct Here {
+    page: usize,
+    row: &'static SpanRow,
+    /// Slots that something leads to.
+    found: [u64; GROUPS],
+}
+
+impl Here {
+    /// Notes the slot at an offset into the page, if there is one.
+    #[inline(always)]
+    fn find(&mut self, offset: usize) {
+        let index = class::index(offset, self.row.magic);
+        if index < self.row.slots as usize {
+            self.found[index / GROUP % GROUPS] |= 1 << (index % GROUP);
         }
     }
-    (objects, count)
 }
 
 /// Has the processor fetch what scanning a page begins with.

@@ -128,6 +128,12 @@ impl Queue {
         !self.head.is_null() || !self.spare.is_null()
     }
 
+    /// Whether it has more than one buffer, so that it can give one away whole.
+    #[inline]
+    pub fn is_long(&self) -> bool {
+        self.head != self.tail
+    }
+
     /// Puts a page in, at the tail.
     ///
     /// # Errors

@@ -94,7 +94,7 @@ impl World {
             for _ in 0..threads {
                 scope.spawn(|| {
                     let (mut hand, mut worker) = (self.bench.hand(), Box::new(Worker::new()));
-                    worker.drain_with_others(&mut self.marking(&mut hand), || false);
+                    worker.drain_with_others(&mut self.marking(&mut hand), |_| false);
                     assert!(worker.is_empty());
                     self.ground(&hand).flush(&mut hand.spans);
                 });

@@ -113,6 +113,11 @@ impl ObjectCache {
         unsafe { bin.base.add(bits.trailing_zeros() as usize * bin.size as usize) }
     }
 
+    /// Bytes that [`ObjectCache::allocate_fast`] can give of a span class.
+    pub fn rest(&self, class: SpanClass) -> Bytes {
+        Bytes(self.bins[class.0 as usize].rest_bytes())
+    }
+
     /// The bins that may hold a span.
     pub(super) fn bins(&self) -> impl Iterator<Item = (SpanClass, &Bin)> {
         let used = self.used.iter().enumerate();

@@ -199,8 +199,8 @@ fn help(heap: &Heap, collection: &Collection) {
         }
         seen = turn;
         if background.gate.enter() {
-            collection.with_marking(heap, heap.mutator(), |marking| {
-                worker.drain_with_others(marking, || !background.gate.is_open());
+            collection.with_marking_clocked(heap, heap.mutator(), |marking| {
+                worker.drain_with_others(marking, |_| !background.gate.is_open());
             });
             background.gate.leave();
         }

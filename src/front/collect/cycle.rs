@@ -230,7 +230,7 @@ impl Collection {
 
     /// Shades what the roots hold.
     fn scan_root_cells(&self, heap: &Heap, cycle: &mut Cycle) {
-        self.with_marking(heap, heap.mutator(), |marking| {
+        self.with_marking_clocked(heap, heap.mutator(), |marking| {
             for range in self.roots.committed_ranges() {
                 // SAFETY: the range is committed; what is no root there are small numbers.
                 unsafe { cycle.worker.scan_words(range, Source::Roots, marking) };
@@ -241,9 +241,14 @@ impl Collection {
 
     /// Marks until there is no work anywhere.
     fn mark(&self, heap: &Heap, cycle: &mut Cycle) {
-        self.with_marking(heap, heap.mutator(), |marking| {
+        self.with_marking_clocked(heap, heap.mutator(), |marking| {
             loop {
-                cycle.worker.drain_with_others(marking, || false);
+                cycle.worker.drain_with_others(marking, |has_scanned| {
+                    if has_scanned {
+                        self.pacing.revise(heap.core(), &self.objects, &self.collector.progress());
+                    }
+                    false
+                });
                 if !self.resolve(cycle, marking) {
                     break;
                 }

@@ -493,8 +493,22 @@ impl Collection {
         worker.leave(marking);
     }
 
-    /// Runs `work` with what a marker needs, through a mutator of the heap, whose lock is held meanwhile. All marking
-    /// goes through here, so this is where its processor time is taken.
+    /// As [`Collection::with_marking`]; also the processor time that it took, which counts as that of marking.
+    pub(super) fn with_marking_clocked<T>(
+        &self,
+        heap: &Heap,
+        mutator: &thread::Mutator,
+        work: impl FnOnce(&mut Marking<'_>) -> T,
+    ) -> (T, Nanoseconds) {
+        let system = heap.core().system;
+        let began = system.thread_time();
+        let done = self.with_marking(heap, mutator, work);
+        let time = Nanoseconds(system.thread_time().0 - began.0);
+        self.statistics.lock().mark_cpu.0 += time.0;
+        (done, time)
+    }
+
+    /// Runs `work` with what a marker needs, through a mutator of the heap, whose lock is held meanwhile.
     pub(super) fn with_marking<T>(
         &self,
         heap: &Heap,
@@ -506,10 +520,7 @@ impl Collection {
         let Work { ground, spans, .. } = core.work(mutator, &mut local);
         let supply = self.collector.supply(ground, spans);
         let (collector, objects, shapes) = (&self.collector, &self.objects, &self.shapes);
-        let began = core.system.thread_time();
-        let done = work(&mut Marking { collector, objects, shapes, supply });
-        self.statistics.lock().mark_cpu.0 += core.system.thread_time().0 - began.0;
-        done
+        work(&mut Marking { collector, objects, shapes, supply })
     }
 
     /// Runs `work` with what allocation and sweeping need.

@@ -2,8 +2,7 @@
 //! [`limit`](crate::gc::limit).
 //!
 //! Those who allocate read three words: the trigger, and the two halves of the assist ratio. They are set when a cycle
-//! begins, ends, and is swept. The ratio of one cycle does not change while it marks: what is to be scanned is known well
-//! enough from the last one, and a debt that is paid too late shows in the next trigger.
+//! begins, ends, and is swept, and the ratio also now and then while the cycle's driver marks.
 
 use super::cycle::CollectConfig;
 use crate::base::sync::{AtomicBool, AtomicI64, AtomicU64, Ordering};
@@ -137,10 +136,21 @@ impl Pacing {
         policy.began_with = live;
         policy.pacer.start(live, 0, roots.0 as u64);
         let progress = Progress { live, scannable: live, done: Work::default() };
-        let Assist { work_per_byte, bytes_per_work } = policy.pacer.assist(&progress, &footprint);
+        self.set_assist(policy.pacer.assist(&progress, &footprint));
+        self.wanted.store(false, Ordering::Relaxed);
+    }
+
+    /// Sets how much help is wanted, by how far marking is.
+    pub(super) fn revise(&self, core: &HeapCore, objects: &Objects, done: &gc::Progress) {
+        let Some(policy) = self.policy.try_lock() else { return };
+        let live = self.live(objects);
+        let progress = Progress { live, scannable: live, done: work_of(done) };
+        self.set_assist(policy.pacer.assist(&progress, &self.footprint(core, objects)));
+    }
+
+    fn set_assist(&self, Assist { work_per_byte, bytes_per_work }: Assist) {
         self.work_per_byte.store(work_per_byte.to_bits(), Ordering::Relaxed);
         self.bytes_per_work.store(bytes_per_work.to_bits(), Ordering::Relaxed);
-        self.wanted.store(false, Ordering::Relaxed);
     }
 
     /// A cycle's marking has ended; `live` objects were live just before, and those that are marked have `marked` bytes. The
@@ -156,9 +166,7 @@ impl Pacing {
         let footprint = self.footprint(core, objects);
         let live = self.live(objects);
         let assist_time = self.assist_time.swap(0, Ordering::Relaxed);
-        let work = |source: Source| done.scanned[source as usize];
-        let done =
-            Work { heap: work(Source::Heap), stacks: work(Source::Stacks), roots: work(Source::Roots) };
+        let done = work_of(done);
         let mut policy = self.policy.lock();
         let goal = policy.pacer.goal(&footprint);
         let cycle = Cycle {
@@ -199,4 +207,10 @@ impl Pacing {
     pub(super) fn processors(&self) -> usize {
         self.processors
     }
+}
+
+/// What marking has scanned.
+fn work_of(done: &gc::Progress) -> Work {
+    let work = |source: Source| done.scanned[source as usize];
+    Work { heap: work(Source::Heap), stacks: work(Source::Stacks), roots: work(Source::Roots) }
 }

@@ -11,7 +11,6 @@ use crate::base::{Address, Bytes, Exhausted, PAGE_SIZE, PageId, Scarce, purpose}
 use crate::front::heap::Heap;
 use crate::gc::world::CYCLE;
 use crate::object::{ShapeId, SpanClass, SpanKind, Take};
-use crate::os::Nanoseconds;
 use core::ptr::NonNull;
 
 /// Chunks that are swept, at most, before a fresh span is taken.
@@ -35,7 +34,6 @@ impl Collection {
             self.pace(heap, member, Bytes(size));
             self.allocate_large(heap, member, plan.shape, size)?
         } else {
-            self.pace(heap, member, Bytes(PAGE_SIZE));
             self.refill(heap, member, plan.code)?
         };
         let object = NonNull::new(pointer).expect("a cache that was filled has something to give");
@@ -82,7 +80,10 @@ impl Collection {
                 }
             });
             match taken {
-                Ok(Take::Ready) => return Ok(cache.allocate_fast(code)),
+                Ok(Take::Ready) => {
+                    self.pace(heap, member, cache.rest(code));
+                    return Ok(cache.allocate_fast(code));
+                }
                 Ok(Take::Unswept) => {
                     chunks += 1;
                     if !self.sweep_some(heap, member) {
@@ -172,20 +173,22 @@ impl Collection {
         }
     }
 
-    /// Marks until the thread's debt is paid.
+    /// Pays the thread's debt: with what was marked in the background, as far as that goes, and else by marking. Where
+    /// there is nothing to mark that others would give away, marking is about to end, and the debt is forgiven.
     fn assist(&self, heap: &Heap, member: &Member) {
         let Some(assist) = self.pacing.assist() else { return };
-        let system = heap.core().system;
-        let began = system.now();
-        let (work, paid) = assist.work_for(-member.credit.get() as u64);
-        self.with_marking(heap, member.mutator(), |marking| {
+        let (work, paid) = assist.work_for(member.credit.get().unsigned_abs());
+        member.credit.set(member.credit.get().saturating_add_unsigned(paid));
+        let rest = work - self.collector.spend(work);
+        if rest == 0 {
+            return;
+        }
+        let ((), time) = self.with_marking_clocked(heap, member.mutator(), |marking| {
             // SAFETY: the file's head.
             let worker = unsafe { &mut *member.worker() };
-            worker.drain(work, marking);
+            worker.drain(rest, marking);
             worker.leave(marking);
         });
-        member.credit.set(member.credit.get() + paid as i64);
-        let now = system.now();
-        self.pacing.add_assist(Nanoseconds(now.0 - began.0), now);
+        self.pacing.add_assist(time, heap.core().system.now());
     }
 }

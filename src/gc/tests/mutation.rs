@@ -108,8 +108,8 @@ fn collect(world: &World, mutators: &[Mutex<Mutator>], own: &mut Hand, workers: 
         for _ in 0..workers {
             scope.spawn(|| {
                 let (mut hand, mut worker) = (world.bench.hand(), Box::new(Worker::new()));
-                let over = || is_over.load(Ordering::Relaxed);
-                while !over() {
+                let over = |_| is_over.load(Ordering::Relaxed);
+                while !over(false) {
                     worker.drain_with_others(&mut world.marking(&mut hand), over);
                     std::thread::yield_now();
                 }
