@@ -5,7 +5,9 @@
 use proptest::prelude::*;
 use spanheap::base::Bytes;
 use spanheap::stats::outside::{self, Memory, Outside, ReadError, Way};
-use spanheap::stats::window::{BEACON_ALIGN, BEACON_BYTES, LAYOUT, ROW_LAYOUT, VERSION, offset_of_word};
+use spanheap::stats::window::{
+    BEACON_ALIGN, BEACON_BYTES, Handed, LAYOUT, ProfileOrder, ROW_LAYOUT, VERSION, offset_of_word,
+};
 use spanheap::stats::{Account, ClassEvent, Whole};
 use spanheap::{Config, Heap, Snapshot};
 use std::alloc::Layout;
@@ -193,6 +195,49 @@ fn an_order_to_release_is_carried_out() {
 }
 
 #[test]
+fn a_profile_is_started_handed_out_and_taken_back() {
+    let heap = Heap::new(Config::default()).unwrap();
+    let (purpose, memory) = (heap.declare("a").unwrap(), Process::own());
+    let page = open(&heap, &memory).unwrap();
+    let order = |what| {
+        let order = question();
+        page.order_profile(&memory, what, order).unwrap();
+        assert_eq!(page.handed(&memory, order).unwrap(), None);
+        // Any slow path does it.
+        let block = purpose.allocate(Layout::from_size_align(100_000, 8).unwrap()).unwrap();
+        (block, page.handed(&memory, order).unwrap().unwrap())
+    };
+    let (first, nothing) = order(ProfileOrder::HandOut);
+    assert_eq!(nothing, Handed::default(), "nothing was ever sampled");
+    let (second, started) = order(ProfileOrder::Start(Bytes(64)));
+    assert_eq!(started, Handed { mean: 64, ..nothing });
+    let (third, handed) = order(ProfileOrder::HandOut);
+    let mut profile = vec![0; handed.bytes as usize];
+    page.profile(&memory, handed, &mut profile).unwrap();
+    // So it would be written into a file, but for the moment at which it is.
+    let mut length = 0;
+    heap.profile()
+        .write(|bytes| {
+            length += bytes.len();
+            Ok(())
+        })
+        .unwrap();
+    assert!(profile.starts_with(&[0x1f, 0x8b]) && profile.len().abs_diff(length) < 4096);
+    let (fourth, back) = order(ProfileOrder::TakeBack);
+    assert_eq!(back, started);
+    let (fifth, stopped) = order(ProfileOrder::Stop);
+    assert_eq!(stopped, nothing);
+    // A number that means nothing is some mean, and so large a one that nothing is sampled.
+    assert_eq!(ProfileOrder::of_word(u64::MAX).word(), u64::MAX);
+    for block in [first, second, third, fourth, fifth] {
+        // SAFETY: from this heap, with this layout, and not used any more.
+        unsafe { heap.deallocate(block, Layout::from_size_align(100_000, 8).unwrap()) };
+    }
+    heap.check().unwrap();
+    heap.snapshot().check().unwrap();
+}
+
+#[test]
 fn a_closed_page_is_said_to_be_closed() {
     let heap = Heap::new(Config { page: false, ..Config::default() }).unwrap();
     let memory = Process::own();
@@ -247,7 +292,7 @@ fn another_version_is_refused_with_both_numbers() {
         let text = with("version", &other.to_ne_bytes());
         assert_eq!(
             text,
-            format!("its statistics page has version {other}, and this program reads version 1")
+            format!("its statistics page has version {other}, and this program reads version {VERSION}")
         );
     }
     let text = with("shape.purposes", &7u32.to_ne_bytes());

@@ -171,7 +171,7 @@ pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
 }
 
 /// Reads a size.
-fn bytes(text: &str) -> Result<Bytes, String> {
+pub(crate) fn bytes(text: &str) -> Result<Bytes, String> {
     match size::Limit::parse(text)? {
         size::Limit::Bytes(bytes) => Ok(Bytes(bytes as usize)),
         size::Limit::Off | size::Limit::Auto => Err("a size, such as 512MiB".into()),

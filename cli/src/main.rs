@@ -34,6 +34,8 @@ mod watch;
 
 use clap::{Args, Parser, Subcommand};
 use size::Limit;
+use spanheap::Bytes;
+use spanheap::stats::window::ProfileOrder;
 use std::ffi::OsString;
 use std::io::Write;
 use std::path::PathBuf;
@@ -186,23 +188,34 @@ struct ReleaseArgs {
     heap: HeapArgs,
 }
 
-/// Put names to the addresses of a heap profile, and show who holds most, or write it for `pprof`
+/// Show which code holds most memory, of a running program or of a profile that one has written
 ///
-/// A program writes its profile at exit, or when its code says so, with addresses only. The names are looked up here, in
-/// the files that it ran.
+/// A program hands its profile out when it next needs memory from its heap, and writes it at exit or when its code says
+/// so; with addresses only. The names are looked up here, in the files that it ran.
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
+  spanheap profile 4711 --start                                begin to take samples
+  spanheap profile 4711                                        who holds most now
   SPANHEAP_CONF='profile:on,profile_file:heap.%p.pb.gz' spanheap run -- ./server
   spanheap profile heap.4711.pb.gz                             who holds most
   spanheap profile --value memory heap.4711.pb.gz              where all resident memory is
   spanheap profile heap.4711.pb.gz --output named.pb.gz        for go tool pprof -http=: named.pb.gz
 
-Exit status: 0; 1 when the profile cannot be read or written.")]
+Exit status: 0; 1 when the profile cannot be had or written.")]
 struct ProfileArgs {
-    /// The profile
-    #[arg(value_name = "FILE")]
-    file: PathBuf,
+    /// A process's number, or the profile that one has written
+    #[arg(value_name = "PID|FILE")]
+    source: PathBuf,
+    /// The heap's number, where a process has several
+    #[arg(long, value_name = "N")]
+    heap: Option<u64>,
+    /// Have the process take samples, one in SIZE on average, and show nothing
+    #[arg(long, value_name = "SIZE", num_args = 0..=1, require_equals = true, default_missing_value = "512KiB", value_parser = demos::bytes, conflicts_with_all = ["stop", "output"])]
+    start: Option<Bytes>,
+    /// Have the process take no more samples, and show nothing
+    #[arg(long, conflicts_with = "output")]
+    stop: bool,
     /// Write the profile with its names to FILE instead of printing a table
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
@@ -303,14 +316,39 @@ fn main() {
             control: args.control,
         }),
         Task::Release(args) => watch::show::release(args.heap.which()),
-        Task::Profile(ProfileArgs { file, output, value, rows }) => {
-            profile::profile(&profile::Options { file, output, value, rows })
-        }
+        Task::Profile(args) => args.run(),
         Task::Env(args) => print_environment(&args.door),
         Task::Replay(args) => replay::replay_files(&args.files),
         Task::Demo(args) => args.run(),
     };
     exit(status);
+}
+
+impl ProfileArgs {
+    /// `spanheap profile`. Returns the exit status.
+    fn run(self) -> i32 {
+        let ProfileArgs { source, heap, start, stop, output, value, rows } = self;
+        // A number is a process, unless a file is called so.
+        let number = source.to_str().and_then(|text| text.parse().ok()).filter(|_| !source.exists());
+        let order = match (start, stop) {
+            (Some(mean), _) => Some(ProfileOrder::Start(mean)),
+            (None, true) => Some(ProfileOrder::Stop),
+            (None, false) => None,
+        };
+        let source = match (number, order) {
+            (Some(pid), Some(order)) => return profile::switch(watch::show::Which { pid, heap }, order),
+            (None, Some(_)) => {
+                run::say(format_args!(
+                    "{}: samples are taken by a process; give its number",
+                    source.display()
+                ));
+                return 2;
+            }
+            (Some(pid), None) => profile::Source::Process(watch::show::Which { pid, heap }),
+            (None, None) => profile::Source::File(source),
+        };
+        profile::profile(&profile::Options { source, output, value, rows })
+    }
 }
 
 /// `spanheap env`. Returns the exit status.

@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use support::{end, library, scratch, spanheap};
+use support::{end, library, scratch, spanheap, start_script};
 
 /// What `leaks` keeps: 4000 blocks of 10,000 bytes and 64,000 of 100.
 const KEPT: [(&str, f64); 2] = [("keeps_large", 4000.0 * 10_000.0), ("keeps_small", 64_000.0 * 100.0)];
@@ -205,4 +205,41 @@ fn what_is_no_profile_is_refused() {
     let ended = end(spanheap().args(["profile", "/nowhere/at/all"]));
     assert_eq!(ended.status.code(), Some(1));
     assert!(ended.stderr.contains("/nowhere/at/all"), "{}", ended.stderr);
+}
+
+/// A program that has run for a while is told to take samples, and hands them out; the shell that runs the loop knows nothing of it.
+#[test]
+fn a_running_program_is_asked() {
+    let program = start_script(
+        "echo ready; while :; do x=$(printf 'y%.0s' {1..2000}); a+=(\"$x\"); ((${#a[@]} > 2000)) && a=(); done",
+        "",
+    );
+    let of_program = |more: &[&str]| end(spanheap().args(["profile", &program.pid()]).args(more));
+    let ended = of_program(&[]);
+    assert_eq!(ended.status.code(), Some(1));
+    assert!(ended.stderr.contains("has no profile; `spanheap profile"), "{}", ended.stderr);
+    let ended = of_program(&["--start=16KiB"]);
+    assert_eq!(ended.stdout, format!("process {} takes a sample every 16.0 KiB\n", program.pid()));
+
+    let named = scratch().join("handed.pb.gz");
+    let inuse = loop {
+        let ended = of_program(&["--output", named.to_str().unwrap()]);
+        assert!(ended.status.success(), "{}", ended.stderr);
+        let profile = decode(&named);
+        let names = Names::of(&profile);
+        let space = value(&profile, "inuse_space");
+        let of = profile.sample.iter().filter(|sample| names.calls(sample).contains(&"xmalloc"));
+        match of.map(|sample| sample.value[space]).sum::<i64>() {
+            0 => std::thread::yield_now(),
+            some => break some,
+        }
+    };
+    assert!(inuse < 64 << 20, "{inuse} bytes of some two thousand strings");
+    // What is in use may be gone by now; what was allocated stays.
+    let ended = of_program(&["--value", "alloc_space"]);
+    assert!(ended.stdout.contains("xmalloc"), "{}", ended.stdout);
+    let ended = of_program(&["--stop"]);
+    assert_eq!(ended.stdout, format!("process {} takes no samples\n", program.pid()));
+    let ended = end(spanheap().args(["profile", "no-such-file", "--stop"]));
+    assert_eq!(ended.status.code(), Some(2));
 }

@@ -46,7 +46,7 @@ pub(crate) fn run(options: &Options) -> Verdict {
         std::fs::create_dir_all(&folder)?;
         eprint!("{:<16}", workload.name);
         let divisor = if options.quick { 10 } else { 1 };
-        let place = Place { folder: &folder, library: None, divisor };
+        let place = Place { folder: &folder, library: None, configuration: "", divisor };
         let row =
             rounds_of(workload, &allocators, &place, rounds).map_err(|e| format!("{}: {e}", workload.name));
         eprintln!();
@@ -115,7 +115,7 @@ fn rounds_of(workload: &Workload, allocators: &[Allocator], place: &Place, round
 }
 
 /// Lets a process of its own make the inputs.
-fn prepared(workload: &Workload, place: &Place) -> io::Result<()> {
+pub(crate) fn prepared(workload: &Workload, place: &Place) -> io::Result<()> {
     let status = place.command(&std::env::current_exe()?).args(["prepare", workload.name]).status()?;
     if status.success() {
         Ok(())

@@ -63,6 +63,8 @@ pub(crate) struct Place<'a> {
     pub(crate) folder: &'a Path,
     /// The allocator's library, or nothing for what is not measured.
     pub(crate) library: Option<&'a Path>,
+    /// What `SPANHEAP_CONF` says; only our own library reads that.
+    pub(crate) configuration: &'static str,
     /// The classic benchmarks do one part in this many.
     pub(crate) divisor: usize,
 }
@@ -147,6 +149,9 @@ impl Place<'_> {
         }
         command.envs([("LC_ALL", "C.UTF-8"), ("TMPDIR", "/tmp"), ("GIT_CONFIG_GLOBAL", "/dev/null")]);
         command.envs(self.library.map(|library| ("LD_PRELOAD", library)));
+        if !self.configuration.is_empty() {
+            command.env("SPANHEAP_CONF", self.configuration);
+        }
         command
     }
 }

@@ -520,7 +520,7 @@ impl HeapCore {
         }
     }
 
-    /// Does what another process asks for: publishes the books, releases memory.
+    /// Does what another process asks for: publishes the books, releases memory, hands the profile out.
     #[cold]
     fn answer(&self, mutator: &Mutator) {
         let Some(call) = self.window.answer() else { return };
@@ -532,6 +532,9 @@ impl HeapCore {
         if let Some(order) = call.count {
             self.post_events(mutator);
             self.window.counted(order);
+        }
+        if let Some((order, wanted)) = call.profile {
+            self.window.handed(order, self.hand_out(wanted));
         }
         self.window.publish(&self.books, call.question, || self.meters.count());
     }

@@ -22,8 +22,8 @@
 use super::ledger::{FIGURES, live_figures};
 use super::snapshot::{ClassFigures, Counted, PurposeBook, ReleaseFigures, Snapshot};
 use super::window::{
-    BELL_AT, COUNT_AT, HEAD, MAGIC, MOST_RANGES, PUBLISHED_AT, RANGE_BYTES, RELEASE_AT, ROW_BYTES,
-    ROW_LAYOUT, Shape, VERSION, offset_of_word as at,
+    BELL_AT, COUNT_AT, HEAD, Handed, MAGIC, MOST_RANGES, PROFILE_AT, PUBLISHED_AT, ProfileOrder, RANGE_BYTES,
+    RELEASE_AT, ROW_BYTES, ROW_LAYOUT, Shape, VERSION, offset_of_word as at,
 };
 use super::{MetadataKind, account::METADATA_KINDS, shard::COPIES};
 use crate::base::purpose::{MAX_NAME, MAX_PURPOSES, STACK_KINDS, StackKind};
@@ -380,6 +380,43 @@ impl Outside {
         let mut order = [0; 24];
         fill(memory, self.place(RELEASE_AT), &mut order)?;
         Ok(Released { wanted: word_in(&order, 0), done: word_in(&order, 8), sum: word_in(&order, 16) })
+    }
+
+    /// Orders something about the heap profile. `order` as above.
+    ///
+    /// # Errors
+    /// The system does not let us write.
+    pub fn order_profile(
+        &self,
+        memory: &impl Memory,
+        what: ProfileOrder,
+        order: u64,
+    ) -> Result<(), ReadError> {
+        let at = self.place(PROFILE_AT + 8);
+        memory.write(at, what.word()).map_err(|errno| ReadError::Refused { at, errno })?;
+        self.give(memory, PROFILE_AT, order)
+    }
+
+    /// What came of the order `order` about the profile; nothing yet, or no more.
+    ///
+    /// # Errors
+    /// Those of reading.
+    pub fn handed(&self, memory: &impl Memory, order: u64) -> Result<Option<Handed>, ReadError> {
+        // What stands behind it is written before `done`, and so read after it.
+        if word(memory, self.place(PROFILE_AT + 16))? != order {
+            return Ok(None);
+        }
+        let mut words = [0; 24];
+        fill(memory, self.place(PROFILE_AT + 24), &mut words)?;
+        Ok(Some(Handed { mean: word_in(&words, 0), from: word_in(&words, 8), bytes: word_in(&words, 16) }))
+    }
+
+    /// Copies a profile that was handed out.
+    ///
+    /// # Errors
+    /// Those of reading: it may have been taken back.
+    pub fn profile(&self, memory: &impl Memory, handed: Handed, into: &mut [u8]) -> Result<(), ReadError> {
+        fill(memory, handed.from, into)
     }
 
     /// The address of a word of the page.

@@ -40,7 +40,7 @@ use core::mem::offset_of;
 /// What a window begins with.
 pub const MAGIC: [u8; 16] = *b"spanheap figures";
 /// The version of the layout.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// The most ranges of addresses that a window lists.
 pub const MOST_RANGES: usize = 32;
 
@@ -151,6 +151,8 @@ pub struct Talk {
     release: Order,
     /// A new value asks for events of blocks to be entered in the books: those of the thread that answers.
     count: Order,
+    /// What somebody wants of the heap profile.
+    profile: Handout,
 }
 
 /// Something to be done: wanted when a new value is written, done when the heap has written the same.
@@ -161,6 +163,45 @@ pub struct Order {
     done: AtomicU64,
     /// Bytes, in all.
     sum: AtomicU64,
+}
+
+/// Something wanted of the heap profile, and what came of it.
+#[repr(C)]
+#[derive(Default)]
+pub struct Handout {
+    wanted: AtomicU64,
+    /// A [`ProfileOrder`] as a number.
+    order: AtomicU64,
+    done: AtomicU64,
+    /// Bytes between samples; 0 while none are taken.
+    mean: AtomicU64,
+    /// Where the profile that was handed out begins, and how long it is; 0 where there is none.
+    from: AtomicU64,
+    bytes: AtomicU64,
+}
+
+/// What can be wanted of the heap profile.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ProfileOrder {
+    /// To take back what was handed out, which every other order does as well.
+    TakeBack,
+    /// To hand the profile out.
+    HandOut,
+    /// To take no more samples.
+    Stop,
+    /// To begin to take samples, so many bytes apart; 0 says as many as is usual.
+    Start(Bytes),
+}
+
+/// What came of that.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Handed {
+    /// Bytes between samples; 0 while none are taken.
+    pub mean: u64,
+    /// Where the profile stands, a gzipped file of `pprof`'s.
+    pub from: u64,
+    /// How long it is; 0 if none was handed out.
+    pub bytes: u64,
 }
 
 /// A purpose's row as it stands in memory, for whoever reads it from outside: the words of its meter that come first.
@@ -197,6 +238,8 @@ pub struct Call {
     pub release: Option<u64>,
     /// Somebody wants events of blocks to be entered; hand it to [`Window::counted`].
     pub count: Option<u64>,
+    /// Somebody wants something of the heap profile; hand what came of it to [`Window::handed`].
+    pub profile: Option<(u64, ProfileOrder)>,
 }
 
 impl Shape {
@@ -292,7 +335,8 @@ impl Window {
             return None;
         }
         let (release, count) = (self.talk.release.open(), self.talk.count.open());
-        Some(Call { question, release, count })
+        let profile = self.talk.profile.open();
+        Some(Call { question, release, count, profile })
     }
 
     /// Publishes the sums as the answer to a question.
@@ -306,9 +350,51 @@ impl Window {
         self.talk.release.done.store(order, Ordering::Release);
     }
 
+    /// Notes what came of an order about the profile.
+    pub fn handed(&self, order: u64, handed: Handed) {
+        let words = &self.talk.profile;
+        words.mean.store(handed.mean, Ordering::Relaxed);
+        words.from.store(handed.from, Ordering::Relaxed);
+        words.bytes.store(handed.bytes, Ordering::Relaxed);
+        words.done.store(order, Ordering::Release);
+    }
+
     /// Notes that an order to enter events was carried out.
     pub fn counted(&self, order: u64) {
         self.talk.count.done.store(order, Ordering::Release);
+    }
+}
+
+impl ProfileOrder {
+    const START: u64 = 3;
+
+    /// The order as the page has it: 0, 1, 2, or from 3 on the mean and 3.
+    pub const fn word(self) -> u64 {
+        match self {
+            ProfileOrder::TakeBack => 0,
+            ProfileOrder::HandOut => 1,
+            ProfileOrder::Stop => 2,
+            ProfileOrder::Start(mean) => (mean.0 as u64).saturating_add(ProfileOrder::START),
+        }
+    }
+
+    /// The order that a word means.
+    pub const fn of_word(word: u64) -> ProfileOrder {
+        match word {
+            0 => ProfileOrder::TakeBack,
+            1 => ProfileOrder::HandOut,
+            2 => ProfileOrder::Stop,
+            more => ProfileOrder::Start(Bytes((more - ProfileOrder::START) as usize)),
+        }
+    }
+}
+
+impl Handout {
+    /// What is wanted and not done.
+    fn open(&self) -> Option<(u64, ProfileOrder)> {
+        let wanted = self.wanted.load(Ordering::Acquire);
+        (wanted != self.done.load(Ordering::Relaxed))
+            .then(|| (wanted, ProfileOrder::of_word(self.order.load(Ordering::Relaxed))))
     }
 }
 
@@ -345,6 +431,7 @@ pub(super) const RANGE_BYTES: usize = size_of::<Range>();
 pub(super) const BELL_AT: usize = offset_of!(Window, talk) + offset_of!(Talk, bell);
 pub(super) const RELEASE_AT: usize = offset_of!(Window, talk) + offset_of!(Talk, release);
 pub(super) const COUNT_AT: usize = offset_of!(Window, talk) + offset_of!(Talk, count);
+pub(super) const PROFILE_AT: usize = offset_of!(Window, talk) + offset_of!(Talk, profile);
 pub(super) const PUBLISHED_AT: usize = offset_of!(Window, published);
 /// Bytes of all that comes before the words that others write: what a reader needs to find the rest.
 pub(super) const HEAD: usize = offset_of!(Window, talk);
@@ -387,6 +474,12 @@ layout! {
     "release.sum",          RELEASE_AT + offset_of!(Order, sum), 8;
     "count.wanted",         COUNT_AT + offset_of!(Order, wanted), 8;
     "count.done",           COUNT_AT + offset_of!(Order, done), 8;
+    "profile.wanted",       PROFILE_AT + offset_of!(Handout, wanted), 8;
+    "profile.order",        PROFILE_AT + offset_of!(Handout, order), 8;
+    "profile.done",         PROFILE_AT + offset_of!(Handout, done), 8;
+    "profile.mean",         PROFILE_AT + offset_of!(Handout, mean), 8;
+    "profile.from",         PROFILE_AT + offset_of!(Handout, from), 8;
+    "profile.bytes",        PROFILE_AT + offset_of!(Handout, bytes), 8;
     "published.sequence",   PUBLISHED_AT, 8;
     "published.answered",   PUBLISHED_AT + 8, 8;
     "published.figures",    PUBLISHED_AT + 16, 8;

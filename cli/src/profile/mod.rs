@@ -9,18 +9,29 @@ mod symbols;
 mod top;
 
 use crate::run::say;
+use crate::size::human;
+use crate::watch::show::{Which, refuse};
 use flate2::Compression;
 use flate2::read::MultiGzDecoder;
 use flate2::write::GzEncoder;
 use prost::Message;
 use proto::Profile;
+use spanheap::stats::window::ProfileOrder;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
+/// Where a profile comes from.
+pub(crate) enum Source {
+    /// A heap has written it.
+    File(PathBuf),
+    /// A running program hands it out.
+    Process(Which),
+}
+
 /// What is to be done.
 pub(crate) struct Options {
-    /// The profile that a heap has written.
-    pub(crate) file: PathBuf,
+    /// Where the profile comes from.
+    pub(crate) source: Source,
     /// Where it goes with names; nowhere, and a table is printed.
     pub(crate) output: Option<PathBuf>,
     /// The value that the table is about.
@@ -40,8 +51,35 @@ pub(crate) fn profile(options: &Options) -> i32 {
     }
 }
 
+/// Begins to take samples in a running program, or ends it. Returns the exit status.
+pub(crate) fn switch(which: Which, order: ProfileOrder) -> i32 {
+    match which.open().and_then(|mut target| target.order_profile(order)) {
+        Ok(handed) if handed.mean > 0 => {
+            let every = human(handed.mean.into());
+            let _ = writeln!(std::io::stdout(), "process {} takes a sample every {every}", which.pid);
+            0
+        }
+        Ok(_) if order == ProfileOrder::Stop => {
+            let _ = writeln!(std::io::stdout(), "process {} takes no samples", which.pid);
+            0
+        }
+        Ok(_) => {
+            say(format_args!("process {} takes no samples: the system refused it memory", which.pid));
+            1
+        }
+        Err(why) => refuse(why),
+    }
+}
+
 fn try_profile(options: &Options) -> Result<(), String> {
-    let mut profile = read(&options.file)?;
+    let mut profile = match &options.source {
+        Source::File(path) => read(path)?,
+        Source::Process(which) => {
+            let mut target = which.open().map_err(|why| why.to_string())?;
+            let bytes = target.profile().map_err(|why| why.to_string())?;
+            decode(bytes, &format_args!("process {}", which.pid))?
+        }
+    };
     for warning in symbols::name_all(&mut profile) {
         say(format_args!("{warning}"));
     }
@@ -58,8 +96,12 @@ fn try_profile(options: &Options) -> Result<(), String> {
 
 /// Reads a profile, compressed or not.
 fn read(path: &Path) -> Result<Profile, String> {
-    let failed = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
-    let bytes = std::fs::read(path).map_err(|error| failed(&error))?;
+    let bytes = std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    decode(bytes, &path.display())
+}
+
+fn decode(bytes: Vec<u8>, from: &dyn std::fmt::Display) -> Result<Profile, String> {
+    let failed = |error: &dyn std::fmt::Display| format!("{from}: {error}");
     let mut plain = Vec::new();
     if bytes.starts_with(&[0x1f, 0x8b]) {
         let mut decoder = MultiGzDecoder::new(&*bytes);

@@ -6,7 +6,7 @@
 use super::maps::{self, Mapping};
 use spanheap::stats::Snapshot;
 use spanheap::stats::outside::{self, Memory, Outside, ReadError, Released, Reserved};
-use spanheap::stats::window::{BEACON_ALIGN, BEACON_BYTES};
+use spanheap::stats::window::{BEACON_ALIGN, BEACON_BYTES, Handed, ProfileOrder};
 use std::fmt;
 use std::fs::{self, File};
 use std::io;
@@ -18,6 +18,10 @@ use std::time::{Duration, Instant};
 const PATIENCE: Duration = Duration::from_millis(500);
 /// How long an order may take that can wait.
 const MOMENT: Duration = Duration::from_millis(50);
+/// How long a program may take to hand its profile out.
+const PROFILE_PATIENCE: Duration = Duration::from_secs(5);
+/// A longer profile is none.
+const LONGEST_PROFILE: u64 = 1 << 30;
 /// The pause between two rounds.
 const PAUSE: Duration = Duration::from_micros(50);
 /// Data of a file that is read at once, in search of a beacon.
@@ -36,6 +40,10 @@ pub(crate) enum Unwatchable {
     NoSuchHeap(u32, u64, Vec<u64>),
     /// Its page cannot be read.
     Page(u32, ReadError),
+    /// It has not done what was ordered.
+    Silent(u32),
+    /// It has no profile, or none that it can hand out; and whether it takes samples.
+    NoProfile(u32, bool),
 }
 
 /// The memory of a process.
@@ -108,6 +116,17 @@ impl fmt::Display for Unwatchable {
                 write!(f, "process {pid} has no heap {wanted}; it has {}", there.join(", "))
             }
             Unwatchable::Page(pid, error) => write!(f, "process {pid} ({}): {error}", command(*pid)),
+            Unwatchable::Silent(pid) => write!(
+                f,
+                "process {pid} ({}) has not answered: it does when it next needs memory from its heap",
+                command(*pid)
+            ),
+            Unwatchable::NoProfile(pid, false) => {
+                write!(f, "process {pid} has no profile; `spanheap profile {pid} --start` begins one")
+            }
+            Unwatchable::NoProfile(pid, true) => {
+                write!(f, "process {pid} could not hand its profile out: the system refused it memory")
+            }
         }
     }
 }
@@ -205,6 +224,36 @@ impl Target {
             std::thread::sleep(PAUSE);
         }
         Ok(None)
+    }
+
+    /// Orders something about the heap profile, and waits until it is done.
+    pub(crate) fn order_profile(&mut self, order: ProfileOrder) -> Result<Handed, Unwatchable> {
+        self.question += 1;
+        let failed = |error| Unwatchable::Page(self.pid, error);
+        self.page.order_profile(&self.mem, order, self.question).map_err(failed)?;
+        let end = Instant::now() + PROFILE_PATIENCE;
+        while Instant::now() < end {
+            if let Some(handed) = self.page.handed(&self.mem, self.question).map_err(failed)? {
+                return Ok(handed);
+            }
+            std::thread::sleep(PAUSE);
+        }
+        Err(Unwatchable::Silent(self.pid))
+    }
+
+    /// Has the profile handed out, and copies it.
+    pub(crate) fn profile(&mut self) -> Result<Vec<u8>, Unwatchable> {
+        let handed = self.order_profile(ProfileOrder::HandOut)?;
+        if handed.bytes == 0 || handed.bytes > LONGEST_PROFILE {
+            return Err(Unwatchable::NoProfile(self.pid, handed.mean > 0));
+        }
+        let mut bytes = vec![0; handed.bytes as usize];
+        let failed = |error| Unwatchable::Page(self.pid, error);
+        self.page.profile(&self.mem, handed, &mut bytes).map_err(failed)?;
+        // It takes it back when it comes by; nobody waits for that.
+        self.question += 1;
+        self.page.order_profile(&self.mem, ProfileOrder::TakeBack, self.question).map_err(failed)?;
+        Ok(bytes)
     }
 
     /// Orders free memory to be released.

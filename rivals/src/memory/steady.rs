@@ -87,7 +87,7 @@ fn geometric(values: &[f64]) -> f64 {
 /// A server, filled and measured.
 fn once(ours: &Allocator, folder: &Path, conf: &str) -> Result<Run, String> {
     let failed = |error: std::io::Error| format!("redis with {conf}: {error}");
-    let place = Place { folder, library: Some(&ours.library), divisor: 1 };
+    let place = Place { folder, library: Some(&ours.library), configuration: "", divisor: 1 };
     let mut server = Server::start(&place, &[("SPANHEAP_CONF", conf)]).map_err(failed)?;
     if !server.answers().map_err(failed)? {
         return Err(format!("redis with {conf} does not answer"));

@@ -67,7 +67,7 @@ fn explain(cli: &Path, process: u32) -> Result<Value, String> {
 
 fn redis(ours: &Allocator, folder: &Path, cli: &Path) -> Result<Value, String> {
     let failed = |error: io::Error| format!("redis: {error}");
-    let place = Place { folder, library: Some(&ours.library), divisor: 1 };
+    let place = Place { folder, library: Some(&ours.library), configuration: "", divisor: 1 };
     let mut server = Server::start(&place, &[]).map_err(failed)?;
     if !server.answers().map_err(failed)? {
         return Err("redis does not answer".into());

@@ -5,8 +5,8 @@
 
 use crate::os::SystemError;
 
-/// Bytes of a stored block.
-const BLOCK: usize = 8192;
+/// Bytes of a stored block: little, since it stands on the stack of whichever thread is asked.
+const BLOCK: usize = 2048;
 /// Magic, method, no name, no time, no hint, system unknown.
 const HEAD: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];
 

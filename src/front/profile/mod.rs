@@ -25,6 +25,8 @@
 //!
 //! The choice and the walk use no memory but the profile's own, which is in the books as `metadata/profile`.
 //!
+//! Other processes start and stop it, and get what was seen, through the statistics page ([`handout`]).
+//!
 //! Spans that programs take whole (`ManualSpan`, stacks) are not sampled: the books know them exactly.
 //!
 //! # Safety
@@ -34,6 +36,7 @@
 mod elf;
 mod growing;
 mod gzip;
+mod handout;
 mod pprof;
 mod recorder;
 mod rules;
@@ -55,6 +58,7 @@ use crate::os::SystemError;
 use crate::os::proc::{self, AsFd};
 use crate::stats::Ledger;
 use core::ffi::CStr;
+use handout::Handout;
 pub(crate) use recorder::Chosen;
 use recorder::Recorder;
 use unwind::Registers;
@@ -70,6 +74,8 @@ pub(crate) struct Profile {
     seed: AtomicU64,
     /// Bytes of the recorder's tables that have memory, as they were when somebody last let go of it.
     committed: AtomicUsize,
+    /// What another process is reading.
+    handout: Handout,
     recorder: Lock<Recorder>,
 }
 
@@ -102,6 +108,7 @@ impl Profile {
             mean: AtomicU64::new(0),
             seed: AtomicU64::new(0),
             committed: AtomicUsize::new(0),
+            handout: Handout::new(),
             recorder: Lock::new(Rank::Profile, Recorder::new()),
         }
     }
@@ -160,6 +167,7 @@ impl Profile {
     /// # Safety
     /// Nobody uses the heap any more.
     pub(super) unsafe fn destroy(&self) {
+        self.handout.clear();
         // SAFETY: the caller's promise.
         unsafe { self.recorder.lock().destroy() }
     }
