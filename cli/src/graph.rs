@@ -282,6 +282,7 @@ fn print(
         let text = json!({
             "seconds": seconds, "operations": seen.operations, "looks": seen.looks, "collections": cycles,
             "live_bytes": statistics.live.0, "longest_pause_ns": statistics.longest_pause.0,
+            "longest_pause_work_ns": statistics.longest_pause_work.0,
             "longest_wait_ns": seen.longest.as_nanos() as u64, "waits_by_power_of_two_us": waits,
             "mark_cpu_ns": statistics.mark_cpu.0 - before.mark_cpu.0,
             "marked_bytes": statistics.marked.0 - before.marked.0,
@@ -298,9 +299,10 @@ fn print(
         seen.operations, options.threads, seen.looks
     );
     println!(
-        "{cycles} collections, {} live, longest pause {}",
+        "{cycles} collections, {} live, longest pause {}, of which work at most {}",
         human(statistics.live.0 as i128),
-        time(statistics.longest_pause.0)
+        time(statistics.longest_pause.0),
+        time(statistics.longest_pause_work.0)
     );
     let rate = forced.marked as f64 / forced.processor.as_secs_f64().max(1e-9);
     println!("when nothing changed: {} of live objects a processor second", human(rate as i128));

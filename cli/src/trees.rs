@@ -88,6 +88,7 @@ fn trees(options: &Options) -> Outcome<()> {
         let text = json!({
             "stretch": row(&stretch), "rows": all, "long_lived": row(&kept), "seconds": seconds,
             "collections": statistics.cycles, "longest_pause_ns": statistics.longest_pause.0,
+            "longest_pause_work_ns": statistics.longest_pause_work.0,
         });
         println!("{text:#}");
     } else {

@@ -75,6 +75,9 @@ pub struct Statistics {
     pub longest_pause: Nanoseconds,
     /// All such times together.
     pub pauses: Nanoseconds,
+    /// The most processor time that the collector took while the world stood still: what of a pause is work, and not
+    /// waiting for threads to come to a safepoint or for the system to let one run.
+    pub longest_pause_work: Nanoseconds,
     /// Processor time of the threads that mark, while marking.
     pub mark_cpu: Nanoseconds,
     /// Bytes of objects that were marked, in all cycles.
@@ -404,8 +407,10 @@ impl Collection {
         let members = self.members(roster.made);
         let began = system.now();
         self.world.stop(members.clone().map(|member| &member.station));
+        let worked_before = system.thread_time();
         self.pacing.stop(marking, began);
         let done = work(members.clone());
+        let worked = system.thread_time().0 - worked_before.0;
         let now = system.now();
         self.pacing.go_on(now);
         self.world.go_on(members.map(|member| &member.station));
@@ -413,6 +418,7 @@ impl Collection {
         let mut statistics = self.statistics.lock();
         statistics.longest_pause.0 = statistics.longest_pause.0.max(pause.0);
         statistics.pauses.0 += pause.0;
+        statistics.longest_pause_work.0 = statistics.longest_pause_work.0.max(worked);
         (done, pause)
     }
 }
