@@ -211,17 +211,27 @@ impl BlockSpan {
         compiler_fence(Ordering::SeqCst);
     }
 
-    /// Whether the free that was announced is the one that the span waits for. Read again rather than kept, and as plain
-    /// memory, which nobody else writes while a block is in use: that spares the fast path two instructions. Where it was the
-    /// span's last block, the answer may come from a record that is somebody else's by now; see
-    /// [`BlockSpan::wants_attention`].
+    /// Whether the free that was announced is the one that the span waits for. Where it was the span's last block, the span
+    /// may be free and its record another's by now, who writes the word as he likes: the answer means nothing then, and
+    /// [`BlockSpan::wants_attention`] asks again. So the word is read by instruction, and neither kept from the
+    /// announcement nor loaded as an atomic one, since either costs the fast path two instructions.
     ///
     /// # Safety
-    /// As for [`BlockSpan::announce`].
+    /// As for [`BlockSpan::announce`], which the caller has called.
     #[inline(always)]
     pub unsafe fn is_tripped(this: *mut BlockSpan) -> bool {
-        // SAFETY: the caller's promise; records stay records.
-        unsafe { (*this).trip == 0 }
+        // SAFETY: the caller's promise; records stay records, so the word can be read.
+        unsafe {
+            core::arch::asm!(
+                "cmp dword ptr [{span} + {trip}], 0",
+                "je {tripped}",
+                span = in(reg) this,
+                trip = const core::mem::offset_of!(BlockSpan, trip),
+                tripped = label { return true },
+                options(readonly, nostack),
+            );
+        }
+        false
     }
 
     /// Whether a span that tripped is still this owner's, and still wants attention: while its thread went from the one to

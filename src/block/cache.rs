@@ -3,7 +3,9 @@
 //! # Safety
 //! A cache is used through a raw pointer by its owner's thread alone, or, while its owner is parked, by
 //! whoever holds the owner's lock. The same holds for the block spans whose `cache` it is. Functions here
-//! are unsafe for that reason and add their own where there is more.
+//! are unsafe for that reason and add their own where there is more. What fast paths do not touch, the lines of listed
+//! spans and the counts beside them, changes under the owner's lock alone; so whoever holds that may take a span away that
+//! is not current and of which nobody has a block ([`super::idle`]).
 
 use super::body::{BlockSpan, FreeBlock, LARGE, Phase, id_of, mark};
 use super::central::BlockCentral;
