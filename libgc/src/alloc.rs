@@ -16,7 +16,7 @@ use crate::kinds::{self, KEPT, Kind, PLAIN, ROOTS, WORDS};
 use crate::settings;
 use crate::threads::Side;
 use crate::tls::{self, Inside};
-use crate::{finalize, pace};
+use crate::{finalize, mark, pace};
 use core::ffi::{c_char, c_int, c_void};
 use core::ptr;
 use spanheap::base::class::MAX_SMALL;
@@ -52,11 +52,17 @@ pub(crate) fn allocate(size: usize, kind: Kind) -> *mut c_void {
 #[inline(never)]
 fn slow(size: usize, kind: Kind) -> *mut c_void {
     heap::gc();
+    if mark::is_driving() {
+        let object = mark::allocate_driving(size, kind.kind);
+        return object.unwrap_or_else(|| settings::out_of_memory(size)).cast();
+    }
     if finalize::are_due() {
         finalize::after_collection();
     }
     if pace::is_due() {
         cycle::collect(Why::Due);
+    } else if settings::is_stressed() {
+        cycle::collect(Why::Asked);
     }
     if let Some(object) = take(size, kind) {
         return object.cast();
@@ -175,7 +181,8 @@ fn pool_of(object: &Object) -> usize {
 /// Frees an object.
 fn free(address: *mut c_void) {
     let Some(object) = find(address) else { return };
-    if object.start.0 != address.addr() {
+    // While the collector marks, it alone decides what is free.
+    if object.start.0 != address.addr() || mark::is_driving() {
         return;
     }
     let pool = pool_of(&object);

@@ -104,7 +104,6 @@ extern "C" fn collect_locked(record: *mut c_void, _: *mut c_void, pointer: usize
     sweep_all();
     let began = now();
     stop::stop_world();
-    ALLOCATED.fetch_add(since(), Ordering::Relaxed);
     let had = parts.objects().live();
     gather();
     let marked = mark_all(record);
@@ -140,6 +139,8 @@ fn gather() {
         for Side { cache, .. } in threads::all().flat_map(Record::sides) {
             objects.flush(cache, work);
         }
+        // Before what was freed is subtracted.
+        ALLOCATED.fetch_add(since(), Ordering::Relaxed);
         for Side { freed, .. } in threads::all().flat_map(Record::sides) {
             for list in freed {
                 let mut at = core::mem::replace(list, ptr::null_mut());
@@ -159,6 +160,7 @@ fn gather() {
 fn mark_all(me: &'static Record) -> Bytes {
     let parts = heap::gc().parts;
     let collector = parts.collector();
+    parts.objects().set_marking(true);
     collector.begin();
     let live = parts.objects().live().0;
     parts.with_marking(|marking| {
@@ -176,8 +178,12 @@ fn mark_all(me: &'static Record) -> Bytes {
         links::clear_long();
         driver.worker.leave(driver.marking);
     });
-    let progress = parts.with_work(|work| collector.end(&work.ground));
-    let marked = Bytes(progress.marked_bytes as usize);
+    let progress = parts.with_work(|work| {
+        mark::end_driving(work);
+        collector.end(&work.ground)
+    });
+    parts.objects().set_marking(false);
+    let marked = Bytes(progress.marked_bytes as usize) + parts.objects().black();
     parts.objects().begin_sweep(marked);
     let [_, of_roots, of_stacks] = progress.scanned;
     pace::settle(marked.0, of_stacks as usize, of_roots as usize);

@@ -43,7 +43,7 @@ static MADE: Made = Made { state: AtomicU8::new(0), gc: UnsafeCell::new(MaybeUni
 
 /// The allocation lock: whoever has it collects, or keeps others from collecting. It is also the program's
 /// (`GC_call_with_alloc_lock`).
-static LOCK: Lock<()> = Lock::new(Rank::Cycle, ());
+static LOCK: Lock<()> = Lock::new(Rank::Door, ());
 
 /// Takes the allocation lock. It is not taken by those who have it.
 pub(crate) fn lock() {

@@ -10,25 +10,32 @@
 //! - What is pushed as a stack counts wherever it points into an object, and one past its end.
 //! - All else counts wherever it points into an object.
 //!
+//! Programs should not allocate in such functions. Some do, and get away with it as long as their thread has objects at
+//! hand. So there is a way for them, past the locks that the driver holds: what they get is marked, and looked into when
+//! the function has returned.
+//!
 //! # Safety
 //! The driver's worker and marking are used by the driver's thread, while the world stands still. A helper's worker is
 //! its own.
 
-use crate::threads::Record;
+use crate::threads::{Record, Side};
 use crate::{heap, settings};
 use core::cell::UnsafeCell;
 use core::ffi::{c_char, c_int, c_void};
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
+use spanheap::base::class::MAX_SMALL;
+use spanheap::base::purpose::OBJECTS;
 use spanheap::base::sync::{self, Backoff};
-use spanheap::base::{Address, Bytes};
-use spanheap::gc::{Marking, Source, Worker};
+use spanheap::base::{Address, Bytes, SizeClass};
+use spanheap::gc::{Marking, Source, Supply, Worker};
+use spanheap::object::{Object, ObjectWork, ShapeId, SpanClass, SpanKind};
 use spanheap::os::Region;
 
 /// The most helpers.
 const MOST: usize = 31;
 /// Below so many live bytes nobody helps: waking a thread takes as long as marking that.
-const WORTHWHILE: usize = 1 << 20;
+const WORTHWHILE: usize = 4 << 20;
 
 /// What the thread that collects has.
 pub(crate) struct Driver<'a, 'b> {
@@ -184,8 +191,85 @@ impl Driver<'_, '_> {
         DRIVER.store((&raw mut *self).cast(), Ordering::Release);
         let done = work();
         DRIVER.store(ptr::null_mut(), Ordering::Release);
+        self.scan_fresh();
         done
     }
+
+    /// Shades what objects lead to that the program allocated meanwhile.
+    fn scan_fresh(&mut self) {
+        // SAFETY: the head of this file.
+        let fresh = unsafe { &mut *FRESH.0.get() };
+        for object in fresh.objects[..core::mem::take(&mut fresh.count)].iter().flatten() {
+            self.worker.scan_contents(object, self.marking);
+        }
+    }
+}
+
+/// The most objects that programs can allocate in one of their functions before they are looked into.
+const MOST_FRESH: usize = 64;
+
+/// What programs' functions allocate while the collector marks: they should not, and some do.
+pub(crate) struct Fresh {
+    side: Side,
+    objects: [Option<Object>; MOST_FRESH],
+    count: usize,
+}
+
+struct Driving(UnsafeCell<Fresh>);
+// SAFETY: the head of this file.
+unsafe impl Sync for Driving {}
+
+static FRESH: Driving = Driving(UnsafeCell::new(Fresh {
+    // SAFETY: zeros are an empty side, of the purpose of common objects.
+    side: unsafe { core::mem::zeroed() },
+    objects: [None; MOST_FRESH],
+    count: 0,
+}));
+
+/// Whether the program may push just now: then the heap's locks are held, and this is the driver's thread.
+#[inline]
+pub(crate) fn is_driving() -> bool {
+    !DRIVER.load(Ordering::Relaxed).is_null()
+}
+
+/// Allocates for a function of the program's that is called while the collector marks. The object is marked; what it
+/// leads to is when the function has returned.
+pub(crate) fn allocate_driving(size: usize, kind: SpanKind) -> Option<*mut u8> {
+    // SAFETY: the head of this file.
+    let fresh = unsafe { &mut *FRESH.0.get() };
+    with_driver(|driver| {
+        let objects = heap::gc().parts.objects();
+        if fresh.count == MOST_FRESH {
+            driver.scan_fresh();
+        }
+        let Supply { ground, ref mut spans, .. } = driver.marking.supply;
+        let work = &mut ObjectWork { ground, spans };
+        let object = if size > MAX_SMALL {
+            let shape = if kind == SpanKind::Plain { ShapeId::PLAIN } else { ShapeId::WORDS };
+            objects.finish_large(objects.allocate_large(work, OBJECTS, Bytes(size), (kind, shape)).ok()?)
+        } else {
+            let code = SpanClass::new(kind, SizeClass::of_small(size));
+            let cache = &mut fresh.side.cache;
+            match cache.allocate_fast(code) {
+                object if object.is_null() => {
+                    objects.refill_fresh(cache, work, code).ok()?;
+                    cache.allocate_fast(code)
+                }
+                object => object,
+            }
+        };
+        fresh.objects[fresh.count] = objects.find(Address(object.addr()));
+        fresh.count += 1;
+        Some(object)
+    })
+    .flatten()
+}
+
+/// Gives back what was taken for such objects. Marking has ended.
+pub(crate) fn end_driving(work: &mut ObjectWork<'_, '_>) {
+    // SAFETY: the head of this file.
+    let fresh = unsafe { &mut *FRESH.0.get() };
+    heap::gc().parts.objects().flush(&mut fresh.side.cache, work);
 }
 
 /// Runs `work` with the driver, if the program may push just now.

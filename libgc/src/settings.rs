@@ -5,7 +5,7 @@
 //!
 //! The environment is read when the heap is made: `GC_INITIAL_HEAP_SIZE`, `GC_MAXIMUM_HEAP_SIZE` (a number, with `k`,
 //! `m`, `g` or `t` behind it), `GC_FREE_SPACE_DIVISOR`, `GC_DONT_GC`, `GC_MARKERS`, `GC_NPROCS`, `GC_PRINT_STATS`,
-//! `GC_LOG_FILE`.
+//! `GC_LOG_FILE`. To find faults, `SPANHEAP_GC_STRESS` collects at every so many slow allocations.
 //!
 //! # Safety
 //! Data of programs' own is read and written as single words; setters are called by one thread at a time, as the headers
@@ -33,6 +33,8 @@ static INITIAL: AtomicUsize = AtomicUsize::new(0);
 static MOST: AtomicUsize = AtomicUsize::new(0);
 static PROCESSORS: AtomicUsize = AtomicUsize::new(0);
 static MARKERS: AtomicUsize = AtomicUsize::new(0);
+static STRESS: AtomicUsize = AtomicUsize::new(0);
+static SLOW: AtomicUsize = AtomicUsize::new(0);
 static PRINT: AtomicI32 = AtomicI32::new(0);
 static LOG: AtomicI32 = AtomicI32::new(libc::STDERR_FILENO);
 
@@ -40,7 +42,6 @@ static LOG: AtomicI32 = AtomicI32::new(libc::STDERR_FILENO);
 macro_rules! word {
     ($(#[$doc:meta])* $name:ident: $type:ty = $value:expr, $set:ident, $get:ident) => {
         $(#[$doc])*
-        #[unsafe(no_mangle)]
         pub static mut $name: $type = $value;
 
         /// Sets the word of the same name.
@@ -61,55 +62,62 @@ macro_rules! word {
 
 word! {
     /// Whether pointers into the inside of objects count wherever they are. Here they always do.
+    #[unsafe(no_mangle)]
     GC_all_interior_pointers: c_int = 1, GC_set_all_interior_pointers, GC_get_all_interior_pointers
 }
 word! {
     /// Whether libraries' data is no root.
+    #[unsafe(no_mangle)]
     GC_no_dls: c_int = 0, GC_set_no_dls, GC_get_no_dls
 }
 word! {
     /// Whether finalizers run only when the program asks.
+    #[unsafe(no_mangle)]
     GC_finalize_on_demand: c_int = 0, GC_set_finalize_on_demand, GC_get_finalize_on_demand
 }
 word! {
     /// Whether objects with finalizers stay whole until those have run.
+    #[unsafe(no_mangle)]
     GC_java_finalization: c_int = 0, GC_set_java_finalization, GC_get_java_finalization
 }
 word! {
     /// Prefer collecting to growing. The pacer decides; the word is kept for those who ask.
+    #[unsafe(no_mangle)]
     GC_dont_expand: c_int = 0, GC_set_dont_expand, GC_get_dont_expand
 }
 word! {
     /// Whether `GC_init` leaves out a collection. It always does.
+    #[unsafe(no_mangle)]
     GC_dont_precollect: c_int = 0, GC_set_dont_precollect, GC_get_dont_precollect
 }
 word! {
     /// How large a part of the heap is allocated between collections.
+    #[unsafe(no_mangle)]
     GC_free_space_divisor: c_ulong = 3, GC_set_free_space_divisor, GC_get_free_space_divisor
 }
 word! {
     /// How many collections a full one is apart, where collections are partial. Here all are full.
+    #[unsafe(no_mangle)]
     GC_full_freq: c_int = 19, GC_set_full_freq, GC_get_full_freq
 }
 word! {
     /// Milliseconds that a step of an incremental collection may take. Kept for those who ask.
+    #[unsafe(no_mangle)]
     GC_time_limit: c_ulong = 50, GC_set_time_limit, GC_get_time_limit
 }
 word! {
-    /// Whether to handle `fork`. It always is.
-    GC_handle_fork_mode: c_int = 0, GC_set_handle_fork, GC_get_handle_fork
-}
-word! {
     /// How many bytes of live objects of the program's own the collector should reckon with.
+    #[unsafe(no_mangle)]
     GC_non_gc_bytes: usize = 0, GC_set_non_gc_bytes, GC_get_non_gc_bytes
 }
 word! {
     /// Told once a collection that there are finalizers to run, where those run on demand.
+    #[unsafe(no_mangle)]
     GC_finalizer_notifier: Option<Callback> = None, GC_set_finalizer_notifier, GC_get_finalizer_notifier
 }
 word! {
     /// Called as a collection begins, with the lock held, before threads are stopped.
-    GC_start_call_back: Option<Callback> = None, GC_set_start_callback, GC_get_start_callback
+    START_CALLBACK: Option<Callback> = None, GC_set_start_callback, GC_get_start_callback
 }
 
 /// How deep collections are disabled.
@@ -207,6 +215,10 @@ pub(crate) fn may_collect() -> bool {
     // SAFETY: a word.
     unsafe { (&raw const GC_dont_gc).read_volatile() == 0 }
 }
+
+/// Says whether to handle `fork`. It always is.
+#[unsafe(no_mangle)]
+pub extern "C" fn GC_set_handle_fork(_: c_int) {}
 
 /// Collections are always full: incremental ones would cost a fault for every page that is written.
 #[unsafe(no_mangle)]
@@ -320,6 +332,7 @@ pub(crate) fn read_environment() {
             GC_dont_gc = 1;
         }
     }
+    STRESS.store(number(c"SPANHEAP_GC_STRESS").unwrap_or(0), Ordering::Relaxed);
     if let Some(value) = variable(c"GC_PRINT_STATS") {
         PRINT.store(i32::from(value.to_bytes() != b"0"), Ordering::Relaxed);
     }
@@ -330,6 +343,14 @@ pub(crate) fn read_environment() {
         if file >= 0 {
             LOG.store(file, Ordering::Relaxed);
         }
+    }
+}
+
+/// Whether it is time for a collection because somebody looks for faults.
+pub(crate) fn is_stressed() -> bool {
+    match STRESS.load(Ordering::Relaxed) {
+        0 => false,
+        every => SLOW.fetch_add(1, Ordering::Relaxed).is_multiple_of(every),
     }
 }
 

@@ -82,12 +82,6 @@ pub extern "C" fn GC_get_full_gc_total_time() -> c_ulong {
     (cycle::figures().all / 1_000_000) as c_ulong
 }
 
-/// The same.
-#[unsafe(no_mangle)]
-pub extern "C" fn GC_get_stopped_mark_total_time() -> c_ulong {
-    GC_get_full_gc_total_time()
-}
-
 /// Times are always measured.
 #[unsafe(no_mangle)]
 pub extern "C" fn GC_start_performance_measurement() {}

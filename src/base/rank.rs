@@ -23,6 +23,8 @@ use core::ops::{Deref, DerefMut};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Rank {
+    /// A door's own: who may collect, where the door drives collections.
+    Door,
     /// A heap's collection cycle: who drives it.
     Cycle,
     /// The threads that touch a heap's collected objects: held while they stand still.
@@ -226,7 +228,7 @@ mod held {
     use core::cell::Cell;
 
     thread_local! {
-        static HELD: Cell<[u8; 16]> = const { Cell::new([0; 16]) };
+        static HELD: Cell<[u8; 17]> = const { Cell::new([0; 17]) };
     }
 
     fn change(rank: Rank, check: bool, by: i8) {
