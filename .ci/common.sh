@@ -3,9 +3,13 @@
 # Says something to the user. Never on standard output, which belongs to the program.
 say() { printf 'spanheap: %s\n' "$*" >&2; }
 
+# is_there COMMAND: whether a command, or a file that begins with a slash, is there.
+is_there() { case $1 in /*) [ -e "$1" ] ;; *) command -v "$1" >/dev/null ;; esac; }
+
 # need_command COMMAND PACKAGE: makes sure that COMMAND exists, from the Debian PACKAGE if this user may install it.
+# What begins with a slash is a file that must be there.
 need_command() {
-    command -v "$1" >/dev/null && return
+    is_there "$1" && return
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
         say "installing the Debian package $2 (for $1)"
         export DEBIAN_FRONTEND=noninteractive
@@ -13,7 +17,7 @@ need_command() {
         apt-get install -qq -y "$2" >/dev/null 2>&1 ||
             { apt-get update -qq >/dev/null 2>&1 && apt-get install -qq -y "$2" >/dev/null 2>&1; } || true
     fi
-    command -v "$1" >/dev/null && return
+    is_there "$1" && return
     say "$1 is missing; install it (Debian: apt-get install $2) and try again"
     return 1
 }

@@ -120,7 +120,7 @@ extern "C" fn help(number: *mut c_void) -> *mut c_void {
         }
         ACTIVE.fetch_add(1, Ordering::SeqCst);
         if ROUND.load(Ordering::SeqCst) == round {
-            let is_over = || ROUND.load(Ordering::Acquire) != round;
+            let is_over = |_: bool| ROUND.load(Ordering::Acquire) != round;
             parts.with_marking(|marking| {
                 worker.drain_with_others(marking, is_over);
                 worker.leave(marking);
@@ -152,7 +152,7 @@ pub(crate) fn end_help() {
 
 /// Marks whatever can be reached from what was pushed, with those who help.
 pub(crate) fn drain(driver: &mut Driver<'_, '_>) {
-    driver.worker.drain_with_others(driver.marking, || false);
+    driver.worker.drain_with_others(driver.marking, |_| false);
 }
 
 impl Driver<'_, '_> {
