@@ -24,6 +24,7 @@ use std::io::Read;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 /// Something about a program that its user should know before trusting the books.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,6 +88,33 @@ pub(crate) struct Report {
     pub(crate) is_script: bool,
     /// What there is to say, the most important first.
     pub(crate) findings: Vec<Finding>,
+}
+
+impl Report {
+    /// Whether what runs links a shared library of this name, itself or by another one: the dynamic loader is asked, which
+    /// lists what it would load and runs nothing.
+    pub(crate) fn links(&self, library: &str) -> bool {
+        let asks_the_loader = !self
+            .findings
+            .iter()
+            .any(|finding| matches!(finding, Finding::Static | Finding::Foreign | Finding::Privileged(_)));
+        // What is no executable of the loader's would be run.
+        let mut start = [0; 4];
+        let is_elf = File::open(&self.runs).and_then(|mut file| file.read_exact(&mut start)).is_ok()
+            && start == elf::ELFMAG;
+        if !asks_the_loader || !is_elf {
+            return false;
+        }
+        let listed = Command::new(&self.runs)
+            .env("LD_TRACE_LOADED_OBJECTS", "1")
+            .stdin(Stdio::null())
+            .stderr(Stdio::null())
+            .output();
+        listed.is_ok_and(|output| {
+            let text = String::from_utf8_lossy(&output.stdout);
+            text.lines().any(|line| line.split_whitespace().next() == Some(library))
+        })
+    }
 }
 
 /// Why a program cannot be run, with the exit status that shells and `env` give for it.
@@ -291,6 +319,12 @@ mod tests {
         let report = inspect(Path::new("/bin/sh"));
         assert_eq!(report.findings, []);
         assert!(!report.is_script);
+    }
+
+    #[test]
+    fn the_loader_says_what_a_program_links() {
+        let report = inspect(Path::new("/bin/sh"));
+        assert!(report.links("libc.so.6") && !report.links("libgc.so.1"));
     }
 
     #[test]

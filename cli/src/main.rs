@@ -114,7 +114,7 @@ struct RunArgs {
 #[derive(Args)]
 #[command(after_help = "Example:\n  env $(spanheap env malloc) program")]
 struct EnvArgs {
-    /// The door to use: `malloc`
+    /// The door to use: `malloc`, or `libgc` for programs that were built for the Boehm collector
     door: String,
 }
 
@@ -287,7 +287,7 @@ struct ReplayArgs {
 }
 
 /// The doors that `spanheap env` knows.
-const DOORS: [&str; 1] = ["malloc"];
+const DOORS: [&str; 2] = ["malloc", "libgc"];
 
 fn main() {
     let status = match Cli::parse().command {
@@ -360,7 +360,8 @@ fn print_environment(door: &str) -> i32 {
         ));
         return 2;
     }
-    match preload::assignments() {
+    let assignments = if door == "libgc" { preload::collector_assignments() } else { preload::assignments() };
+    match assignments {
         Ok(assignments) => {
             for (name, value) in assignments {
                 // A reader that closed the pipe has what it wanted.

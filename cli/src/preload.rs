@@ -9,11 +9,20 @@
 
 use std::env;
 use std::ffi::{OsStr, OsString};
+use std::fs;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 /// The file name of the malloc door.
 const LIBRARY: &str = "libspanheap_malloc.so";
+
+/// The file name of the library in the place of the Boehm collector's, and the name that programs ask for.
+const COLLECTOR: &str = "libspanheap_gc.so";
+pub(crate) const COLLECTOR_NAME: &str = "libgc.so.1";
+
+/// The environment variable with the directories that the dynamic loader looks into first.
+const SEARCHED: &str = "LD_LIBRARY_PATH";
 
 /// The environment variable the dynamic loader reads.
 pub(crate) const PRELOAD: &str = "LD_PRELOAD";
@@ -78,6 +87,43 @@ pub(crate) fn preload_value(library: &Path, existing: Option<&OsStr>) -> OsStrin
 pub(crate) fn assignments() -> Result<Vec<(&'static str, OsString)>, String> {
     let library = find_library()?;
     Ok(vec![(PRELOAD, preload_value(&library, env::var_os(PRELOAD).as_deref()))])
+}
+
+/// The assignments by which a program that was built for the Boehm collector gets ours: its directory comes first.
+pub(crate) fn collector_assignments() -> Result<Vec<(&'static str, OsString)>, String> {
+    let directory = collector_directory()?;
+    let mut value = directory.into_os_string();
+    if let Some(existing) = env::var_os(SEARCHED).filter(|existing| !existing.is_empty()) {
+        value.push(":");
+        value.push(existing);
+    }
+    Ok(vec![(SEARCHED, value)])
+}
+
+/// A directory that has the library under the name that programs ask for. In an installation it is `../lib/spanheap`; in a
+/// build directory it is made beside the executable.
+fn collector_directory() -> Result<PathBuf, String> {
+    let executable = env::current_exe().map_err(|e| format!("cannot tell where this executable is: {e}"))?;
+    let beside = executable.parent().unwrap_or(Path::new("/"));
+    let installed = beside.join("../lib/spanheap");
+    if installed.join(COLLECTOR_NAME).is_file() {
+        return installed.canonicalize().map_err(|e| format!("cannot use {}: {e}", installed.display()));
+    }
+    let library = beside.join(COLLECTOR);
+    if !library.is_file() {
+        return Err(format!(
+            "cannot find {COLLECTOR} (looked at {} and {}); build it with `cargo build --release -p spanheap-libgc`",
+            library.display(),
+            installed.display()
+        ));
+    }
+    let directory = beside.join("libgc");
+    let link = directory.join(COLLECTOR_NAME);
+    if !link.is_file() {
+        let made = fs::create_dir_all(&directory).and_then(|()| symlink(&library, &link));
+        made.map_err(|e| format!("cannot make {}: {e}", link.display()))?;
+    }
+    Ok(directory)
 }
 
 #[cfg(test)]

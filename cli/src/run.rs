@@ -65,8 +65,13 @@ pub(crate) fn run(options: &Options) -> i32 {
 
 /// Runs the file at `path`, shows the books, and returns how the program ended.
 fn run_file(options: &Options, path: &Path) -> Result<ExitStatus, CannotRun> {
-    let assignments = preload::assignments().map_err(ours)?;
     let report = inspect::inspect(path);
+    // A program that was built for the Boehm collector runs on collected objects; its blocks stay where they were.
+    let assignments = match report.links(preload::COLLECTOR_NAME) {
+        true => preload::collector_assignments(),
+        false => preload::assignments(),
+    };
+    let assignments = assignments.map_err(ours)?;
     if !options.quiet {
         warn(path, &report);
     }
