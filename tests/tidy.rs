@@ -42,7 +42,7 @@ const UNSAFE: &[&str] = &[
     "src/front/collect/raw/mod.rs", "src/front/collect/raw/roots.rs", "src/front/collect/raw/stack.rs",
     "src/front/collect/refs.rs", "src/front/collect/weak.rs", "src/front/collect/dump.rs", "src/front/collect/finalize.rs",
     "src/front/collect/root.rs", "src/front/collect/slow.rs",
-    "src/front/collect/trace.rs",
+    "src/front/collect/trace.rs", "src/front/collect/verify.rs", "src/front/collect/fork.rs",
     "src/front/core.rs", "src/front/global.rs", "src/front/heap.rs", "src/front/manual.rs",
     "src/front/mutator.rs", "src/front/process.rs", "src/front/purpose.rs", "src/front/report.rs",
     "src/front/profile/elf.rs", "src/front/profile/growing.rs", "src/front/profile/handout.rs",

@@ -93,6 +93,10 @@ struct GraphArgs {
     /// How long they do, in seconds
     #[arg(long, value_name = "S", default_value = "5", value_parser = seconds)]
     seconds: Duration,
+    /// The most memory that the heap may commit, such as 1100MiB (default: what the environment says). Where the
+    /// graph does not fit, that is said
+    #[arg(long, value_name = "SIZE", value_parser = bytes)]
+    limit: Option<Bytes>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -146,6 +150,7 @@ impl DemoArgs {
                 live: args.live.0 as u64,
                 threads: args.threads,
                 time: args.seconds,
+                limit: args.limit,
                 json: args.json,
                 collect: args.collector.config(),
             }),

@@ -14,7 +14,7 @@ use crate::utilisation::{Utilisation, WINDOW, Wait};
 use serde_json::json;
 use spanheap::base::random::Random;
 use spanheap::collect::{CollectConfig, Context, Mutator, Statistics};
-use spanheap::{Config, Edge, Gc, Heap, Root, Trace};
+use spanheap::{Bytes, Config, Edge, Exhausted, Gc, Heap, Root, Trace};
 use std::error::Error;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -44,6 +44,8 @@ pub(crate) struct Options {
     pub(crate) threads: u32,
     /// How long they do.
     pub(crate) time: Duration,
+    /// The most that the heap may commit.
+    pub(crate) limit: Option<Bytes>,
     /// Print JSON instead of a table.
     pub(crate) json: bool,
     /// How the collector shall work.
@@ -70,6 +72,8 @@ struct Node {
 struct Seen {
     operations: u64,
     looks: u64,
+    /// Times that there was no memory before the dead were collected.
+    refused: u64,
     /// Waits at safepoints by the power of two of their microseconds.
     waits: [u64; 32],
     longest: Duration,
@@ -91,7 +95,8 @@ pub(crate) fn run(options: &Options) -> i32 {
 }
 
 fn graph(options: &Options) -> Outcome<()> {
-    let heap = Heap::new(Config::default())?;
+    let config = Config::from_environment();
+    let heap = Heap::new(Config { limit: options.limit.or(config.limit), ..config })?;
     heap.configure_collector(options.collect)?;
     let payload = (options.live / options.objects.max(1)).saturating_sub(NODE) as usize / 8;
     let mut mutator = heap.enter()?;
@@ -120,7 +125,8 @@ fn graph(options: &Options) -> Outcome<()> {
     let all = seen?.into_iter().fold(Seen::default(), Seen::with);
     let forced = force(&heap, &mut mutator)?;
     let statistics = heap.collector_statistics();
-    print(options, &all, (seconds, forced), (&before, &statistics));
+    let committed = Bytes(heap.snapshot().committed().max(0) as usize);
+    print(options, committed, &all, (seconds, forced), (&before, &statistics));
     drop(buckets);
     drop(mutator);
     heap.check()?;
@@ -162,13 +168,25 @@ fn fill<'h>(mutator: &mut Mutator<'h>, objects: u64, payload: usize) -> Outcome<
         let place = number as usize % BUCKET;
         if place == 0 {
             let empty = || Bucket { places: std::array::from_fn(|_| Edge::null()) };
-            buckets.push(
-                mutator.run(|cx| Ok::<_, Box<dyn Error + Send + Sync>>(cx.root(cx.allocate(empty())?)?))?,
-            );
+            buckets.push(with_memory(mutator, |cx| cx.root(cx.allocate(empty())?))?);
         }
-        mutator.run(|cx| put(cx, &buckets, number as usize, number, payload, &mut random))?;
+        with_memory(mutator, |cx| put(cx, &buckets, number as usize, number, payload, &mut random))?;
     }
     Ok(buckets)
+}
+
+/// Does something that may be refused memory: then what is dead is collected, and it is tried once more.
+fn with_memory<'h, T>(
+    mutator: &mut Mutator<'h>,
+    mut work: impl FnMut(&Context<'_, 'h>) -> Result<T, Exhausted>,
+) -> Outcome<T> {
+    match mutator.run(&mut work) {
+        Err(_) => {
+            mutator.collect()?;
+            Ok(mutator.run(work)?)
+        }
+        done => Ok(done?),
+    }
 }
 
 /// Puts a new node into a place. It leads to nodes elsewhere, where there are some.
@@ -179,7 +197,7 @@ fn put(
     number: u64,
     payload: usize,
     random: &mut Random,
-) -> Outcome<()> {
+) -> Result<(), Exhausted> {
     let node = cx.allocate(Node {
         edges: std::array::from_fn(|_| Edge::null()),
         payload: Edge::null(),
@@ -214,7 +232,7 @@ fn change(
     let mut mutator = heap.enter()?;
     let (mut random, mut seen) = (Random::new(seed), Seen::default());
     let places = buckets.len() * BUCKET;
-    let (began, mut waits) = (Instant::now(), Vec::new());
+    let (began, mut waits, mut refused) = (Instant::now(), Vec::new(), 0);
     while !stop.load(Ordering::Relaxed) {
         let at = Instant::now();
         mutator.safepoint();
@@ -229,11 +247,23 @@ fn change(
                 let Some(old) = node_at(cx, buckets, place) else { continue };
                 seen.looks += look(cx, old)?;
                 old.edges.iter().for_each(|edge| edge.set(cx, None));
-                put(cx, buckets, place, numbers.fetch_add(1, Ordering::Relaxed), payload, &mut random)?;
-                seen.operations += 1;
+                let number = numbers.fetch_add(1, Ordering::Relaxed);
+                match put(cx, buckets, place, number, payload, &mut random) {
+                    Ok(()) => (seen.operations, refused) = (seen.operations + 1, 0),
+                    // Once more, after the dead are collected.
+                    Err(_) if refused == 0 => {
+                        refused = 1;
+                        return Ok(());
+                    }
+                    Err(error) => return Err(error.into()),
+                }
             }
             Ok::<_, Box<dyn Error + Send + Sync>>(())
         })?;
+        if refused > 0 {
+            seen.refused += 1;
+            mutator.collect()?;
+        }
     }
     seen.utilisation = Utilisation::of(&waits, began.elapsed());
     Ok(seen)
@@ -263,6 +293,7 @@ impl Seen {
     fn with(mut self, other: Seen) -> Seen {
         self.operations += other.operations;
         self.looks += other.looks;
+        self.refused += other.refused;
         self.longest = self.longest.max(other.longest);
         self.utilisation = self.utilisation.with(other.utilisation);
         self.waits.iter_mut().zip(other.waits).for_each(|(sum, count)| *sum += count);
@@ -272,6 +303,7 @@ impl Seen {
 
 fn print(
     options: &Options,
+    committed: Bytes,
     seen: &Seen,
     (seconds, forced): (f64, Forced),
     (before, statistics): (&Statistics, &Statistics),
@@ -288,6 +320,7 @@ fn print(
             "marked_bytes": statistics.marked.0 - before.marked.0,
             "forced_cpu_ns": forced.processor.as_nanos() as u64, "forced_marked_bytes": forced.marked,
             "all_collections": statistics.cycles, "window_ns": WINDOW.as_nanos() as u64,
+            "refused": seen.refused, "excess_ns": statistics.excess.0, "committed_bytes": committed.0,
             "utilisation": seen.utilisation.whole, "worst_utilisation": seen.utilisation.worst,
         });
         println!("{text:#}");
@@ -303,6 +336,11 @@ fn print(
         human(statistics.live.0 as i128),
         time(statistics.longest_pause.0),
         time(statistics.longest_pause_work.0)
+    );
+    println!(
+        "{} committed; {} times no memory until the dead were collected",
+        human(committed.0 as i128),
+        seen.refused
     );
     let rate = forced.marked as f64 / forced.processor.as_secs_f64().max(1e-9);
     println!("when nothing changed: {} of live objects a processor second", human(rate as i128));

@@ -89,7 +89,7 @@ fn prompt(interpreter: &mut Interpreter<'_>) -> Result<(), Box<dyn Error>> {
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let heap = Heap::new(Config::default())?;
+    let heap = Heap::new(Config::from_environment())?;
     let mut interpreter = Interpreter::new(&heap)?;
     let files: Vec<_> = std::env::args().skip(1).collect();
     for file in &files {

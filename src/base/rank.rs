@@ -180,6 +180,14 @@ impl<T: ?Sized> Lock<T> {
         }
     }
 
+    /// Frees a lock whose holder does not exist.
+    ///
+    /// # Safety
+    /// This is the child of a `fork`, and its only thread does not hold the lock.
+    pub unsafe fn abandon(&self) {
+        self.word.store(FREE, Ordering::Release);
+    }
+
     /// The value, without the lock.
     ///
     /// # Safety

@@ -1,10 +1,12 @@
 //! Configuration: what a heap is made with, and how a program's environment says it.
 //!
-//! `SPANHEAP_CONF=key:value,…` and `SPANHEAP_MEMORY_LIMIT=512MiB|off`. A key or value that is not understood costs
+//! `SPANHEAP_CONF=key:value,…`, `SPANHEAP_MEMORY_LIMIT=512MiB|off` and `SPANHEAP_GC_PERCENT=100|off`. A key or value that is not understood costs
 //! one line on standard error, which names it and what would be right; the default holds then. Nothing
 //! here ever stops somebody's program.
 
 use crate::base::Bytes;
+use crate::front::collect::CollectConfig;
+use crate::front::environment;
 use crate::front::profile::DEFAULT_MEAN;
 use crate::os::cgroup;
 use core::fmt;
@@ -33,6 +35,9 @@ pub struct Config {
     pub thread_stacks: bool,
     /// What to say on standard error.
     pub log: Log,
+    /// How the collector works, where the program does not say it by
+    /// [`Heap::configure_collector`](crate::Heap::configure_collector).
+    pub collect: CollectConfig,
 }
 
 /// What a heap says on standard error while it works.
@@ -91,13 +96,17 @@ pub struct ConfigError<'a> {
 pub const CONF: &str = "SPANHEAP_CONF";
 /// The variable with the limit on committed memory.
 pub const MEMORY_LIMIT: &str = "SPANHEAP_MEMORY_LIMIT";
+/// The variable with the growth between collections.
+pub const GC_PERCENT: &str = "SPANHEAP_GC_PERCENT";
 /// The least address space that makes a heap.
 pub const LEAST_RESERVE: Bytes = Bytes::mib(64);
 
 const KEYS: &str = "keys: reserve:SIZE, limit:SIZE|auto|off, misuse:abort|report, \
                     scavenger:off|on|eager, log:off|limits, profile:SIZE|on|off, profile_file:PATH, \
-                    page:on|off, thread_stacks:on|off";
+                    page:on|off, thread_stacks:on|off, gc_percent:N|off, gc_least:SIZE, gc_workers:N, \
+                    gc_trace:on|off, gc_verify:on|off, gc_poison:on|off, gc_stress:N|off";
 const SIZES: &str = "a size: a number and B, KiB, MiB, GiB or TiB";
+const PERCENT: &str = "a number of percent, such as 100, or off";
 const LIMITS: &str = "a limit: a number and B, KiB, MiB, GiB or TiB, or auto, or off";
 
 impl Config {
@@ -114,7 +123,24 @@ impl Config {
             scavenger: Scavenger::On,
             log: Log::Off,
             thread_stacks: false,
+            collect: CollectConfig::new(),
         }
+    }
+
+    /// The defaults, and what the environment of this process says: for programs that make a heap of their own and let
+    /// their users say how it works. What is not understood costs a line on standard error. Paths for statistics and
+    /// profiles are the C door's.
+    ///
+    /// ```
+    /// use spanheap::{Config, Heap};
+    ///
+    /// let heap = Heap::new(Config::from_environment())?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn from_environment() -> Config {
+        let mut config = Config::new();
+        environment::read(&mut config);
+        config
     }
 
     /// 90 % of what the tightest control group around this process may have; `None` where there is no such group, or
@@ -137,6 +163,14 @@ impl Config {
         match limit(text) {
             Ok(limit) => self.limit = limit,
             Err(valid) => complain(ConfigError { variable: MEMORY_LIMIT, text, valid }),
+        }
+    }
+
+    /// Takes in what `SPANHEAP_GC_PERCENT` says; `complain` hears if it was not understood.
+    pub fn read_percent<'a>(&mut self, text: &'a str, mut complain: impl FnMut(ConfigError<'a>)) {
+        match percent(text) {
+            Ok(percent) => self.collect.percent = percent,
+            Err(valid) => complain(ConfigError { variable: GC_PERCENT, text, valid }),
         }
     }
 
@@ -172,6 +206,26 @@ impl Config {
                 self.profile_file =
                     ProfileFile::new(path).ok_or("profile_file: a path of at most 512 bytes")?;
             }
+            (key, value) => return self.set_collector(key, value),
+        }
+        Ok(())
+    }
+
+    /// As [`Config::set`], for the keys of the collector.
+    fn set_collector(&mut self, key: &str, value: &str) -> Result<(), &'static str> {
+        let collect = &mut self.collect;
+        match key {
+            "gc_percent" => collect.percent = percent(value)?,
+            "gc_least" => collect.least = size(value).ok_or(SIZES)?,
+            "gc_workers" => collect.workers = value.parse().map_err(|_| "gc_workers: a number of threads")?,
+            "gc_trace" => collect.trace = switch(value).ok_or("gc_trace:on or gc_trace:off")?,
+            "gc_verify" => collect.verify = switch(value).ok_or("gc_verify:on or gc_verify:off")?,
+            "gc_poison" => collect.poison = switch(value).ok_or("gc_poison:on or gc_poison:off")?,
+            "gc_stress" if value == "off" => collect.stress = None,
+            "gc_stress" => {
+                let every = value.parse().ok().filter(|&every| every > 0);
+                collect.stress = Some(every.ok_or("gc_stress: every how many slow allocations, or off")?);
+            }
             _ => return Err(KEYS),
         }
         Ok(())
@@ -181,6 +235,21 @@ impl Config {
 impl Default for Config {
     fn default() -> Config {
         Config::new()
+    }
+}
+
+fn switch(text: &str) -> Option<bool> {
+    match text {
+        "on" => Some(true),
+        "off" => Some(false),
+        _ => None,
+    }
+}
+
+fn percent(text: &str) -> Result<Option<u32>, &'static str> {
+    match text.trim() {
+        "off" => Ok(None),
+        text => text.parse().map(Some).map_err(|_| PERCENT),
     }
 }
 
@@ -296,5 +365,30 @@ mod tests {
         assert_eq!(config.limit, None);
         config.read_limit("12 apples", |error| heard.push(error.text));
         assert_eq!(heard.last(), Some(&"12 apples"));
+    }
+
+    #[test]
+    fn the_collector_is_set_by_its_keys() {
+        let mut config = Config::new();
+        let mut heard = Vec::new();
+        let text =
+            "gc_percent:40,gc_least:1MiB,gc_workers:3,gc_trace:on,gc_verify:on,gc_poison:on,gc_stress:7";
+        config.read_conf(text, |error| panic!("{error}"));
+        let CollectConfig { percent, least, workers, stress, verify, poison, trace } = config.collect;
+        assert_eq!((percent, least, workers, stress), (Some(40), Bytes::mib(1), 3, Some(7)));
+        assert!(verify && poison && trace);
+        config.read_percent("a lot", |error| heard.push(error.to_string()));
+        let expected =
+            r#"SPANHEAP_GC_PERCENT: "a lot" is not understood; a number of percent, such as 100, or off"#;
+        assert_eq!(heard, [expected]);
+        assert_eq!(config.collect.percent, Some(40), "what held before goes on");
+        let text = "gc_percent:-1,gc_workers:x,gc_trace:maybe,gc_stress:0,gc_colour:red,gc_least:little";
+        let mut heard = Vec::new();
+        config.read_conf(text, |error| heard.push(error.text));
+        assert_eq!(heard, text.split(',').collect::<Vec<_>>());
+        config.read_percent(" off", |error| panic!("{error}"));
+        config.read_conf("gc_stress:off,gc_trace:off", |error| panic!("{error}"));
+        assert_eq!((config.collect.percent, config.collect.stress), (None, None));
+        assert!(!config.collect.trace);
     }
 }

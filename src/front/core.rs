@@ -12,7 +12,7 @@
 //! The core is made in place in zeroed memory and torn down by whoever owns the heap, when no thread uses it any
 //! more. Mutators and caches are elements of tables and never move.
 
-use crate::base::sync::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use crate::base::sync::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use crate::base::{Address, Bytes, Guard, Lock, PurposeId, Rank};
 use crate::block::{BlockCache, BlockCentral, Work};
 use crate::front::collect::Collection;
@@ -61,6 +61,8 @@ pub(crate) struct HeapCore {
     pub(crate) collection: AtomicPtr<Collection>,
     /// Guards the making of that.
     pub(crate) collecting: Lock<()>,
+    /// Whether the collection's locks are taken for a `fork`.
+    forking: AtomicBool,
 }
 
 /// Every mutator.
@@ -123,6 +125,7 @@ impl HeapCore {
             (&raw mut (*at).roster).write(Lock::new(Rank::Mutators, Roster { next: SHARED, parked: 0 }));
             (&raw mut (*at).scavenging).write(Scavenging::new(config.scavenger, system.now()));
             (&raw mut (*at).collecting).write(Lock::new(Rank::Cycle, ()));
+            (&raw mut (*at).forking).write(AtomicBool::new(false));
             Books::init(&raw mut (*at).books);
             Meters::init(&raw mut (*at).meters);
             (&raw mut (*at).profile).write(Profile::new());
@@ -607,11 +610,26 @@ impl HeapCore {
         }
     }
 
+    /// Takes the locks that come before all others, before a `fork`: those of the collected objects. `mine` is the calling
+    /// thread's mutator, if it has one.
+    pub(crate) fn begin_fork(&self, mine: Option<&Mutator>) {
+        self.collecting.acquire();
+        self.forking.store(true, Ordering::Relaxed);
+        if let Some(collection) = self.collection() {
+            collection.begin_fork(mine);
+        }
+    }
+
     /// Takes every lock of the heap, so that a `fork` copies it between two steps and not within one. What other
     /// threads do on their fast paths meanwhile can lose a block of the child, and nothing else.
     pub(crate) fn before_fork(&self) {
         self.stop();
         self.books.acquire_for_fork();
+        if self.forking.load(Ordering::Relaxed)
+            && let Some(collection) = self.collection()
+        {
+            collection.go_on_fork();
+        }
     }
 
     /// Gives all locks back, in the parent.
@@ -621,8 +639,15 @@ impl HeapCore {
     pub(crate) unsafe fn after_fork(&self) {
         // SAFETY: the caller's promise is the contract of each.
         unsafe {
+            let forking = self.forking.swap(false, Ordering::Relaxed);
+            if let Some(collection) = self.collection().filter(|_| forking) {
+                collection.end_fork();
+            }
             self.books.release_after_fork();
             self.go_on();
+            if forking {
+                self.collecting.release();
+            }
         }
     }
 
@@ -632,7 +657,12 @@ impl HeapCore {
     /// The calling thread is the only one, its mutator is `mine`, and it called [`HeapCore::before_fork`].
     pub(crate) unsafe fn after_fork_in_child(&self, mine: *const Mutator) {
         // SAFETY: the caller's promise.
-        unsafe { self.after_fork() };
+        unsafe {
+            if let Some(collection) = self.collection().filter(|_| self.forking.load(Ordering::Relaxed)) {
+                collection.begin_child();
+            }
+            self.after_fork();
+        }
         for mutator in self.all_mutators() {
             if mutator.number != SHARED && !core::ptr::eq(mutator, mine) && !mutator.is_parked() {
                 // SAFETY: the mutator's thread does not exist here.

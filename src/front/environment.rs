@@ -55,6 +55,7 @@ fn take_in(config: &mut Config, name: &str, value: &str) {
     match name {
         config::CONF => config.read_conf(value, complain),
         config::MEMORY_LIMIT => config.read_limit(value, complain),
+        config::GC_PERCENT => config.read_percent(value, complain),
         STATS if value.len() <= LONGEST_PATH => {
             let mut path = STATS_PATH.lock();
             path.text[..value.len()].copy_from_slice(value.as_bytes());

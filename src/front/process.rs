@@ -494,6 +494,10 @@ pub fn report(call: &str, misuse: Misuse) {
 
 /// Takes the process heap's locks, before a `fork`.
 pub fn before_fork() {
+    if let Some(heap) = existing() {
+        // SAFETY: the words are this thread's, and mutators live as long as the process.
+        heap.core().begin_fork(unsafe { (*tls::words()).mutator.as_ref() });
+    }
     PROCESS.making.acquire();
     if let Some(heap) = existing() {
         heap.core().before_fork();
@@ -526,5 +530,8 @@ pub unsafe fn after_fork_in_child() {
         }
         scavenger::forget();
         PROCESS.making.release();
+        if let Some(heap) = existing() {
+            heap.bury_collected((*tls::words()).mutator.as_ref());
+        }
     }
 }

@@ -104,7 +104,7 @@ pub use collector::{Collector, Phase};
 pub use mark::{Drained, Marking, Progress, Source, Worker};
 pub use roots::{RangeId, RootRange, Roots};
 #[cfg(not(loom))]
-pub use verify::{Reached, Unmarked, Verifier};
+pub use verify::{Pile, Reached, Unmarked, Verifier};
 pub use work::{Supply, WorkBuffers};
 
 #[cfg(all(test, not(loom)))]

@@ -236,7 +236,7 @@ impl Roots {
 
     /// The lock, for `fork`.
     pub fn acquire_for_fork(&self) {
-        self.state.acquire();
+        self.state.acquire_equal();
     }
 
     /// Gives it back, in parent and child.

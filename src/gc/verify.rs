@@ -39,6 +39,15 @@ pub struct Reached {
     pub bytes: Bytes,
 }
 
+/// Addresses, the last one on top: in pieces that are spans of the purpose *work-buffers*, each of which knows the one
+/// below. Whoever has a pile with something in it clears it.
+#[derive(Default)]
+pub struct Pile {
+    top: Option<SpanId>,
+    /// Addresses in the top piece.
+    count: usize,
+}
+
 /// A verification under way.
 pub struct Verifier<'a, 'b> {
     ground: Ground<'a>,
@@ -46,11 +55,30 @@ pub struct Verifier<'a, 'b> {
     objects: &'a Objects,
     shapes: &'a Shapes,
     seen: SpanId,
-    /// The top piece of the stack, and the addresses in it.
-    top: Option<SpanId>,
-    count: usize,
+    pile: Pile,
     reached: Reached,
     unmarked: Option<Unmarked>,
+}
+
+impl RootRange {
+    /// Visits what the words of the range hold that may be pointers, one at a time.
+    ///
+    /// # Safety
+    /// The bitmap is readable, and so are the words whose bits are set; the memory's provenance is exposed.
+    pub unsafe fn for_each_word(&self, visit: &mut dyn FnMut(Address)) {
+        let first = self.start.0.next_multiple_of(8);
+        let words = (self.start.0 + self.size.0).saturating_sub(first) / 8;
+        for at in 0..words {
+            // SAFETY: the caller's promise.
+            let word = unsafe {
+                if !self.bits.is_null() && *self.bits.add(at / 64) >> (at % 64) & 1 == 0 {
+                    continue;
+                }
+                core::ptr::with_exposed_provenance::<usize>(first + at * 8).read_volatile()
+            };
+            visit(Address(word));
+        }
+    }
 }
 
 impl<'a, 'b> Verifier<'a, 'b> {
@@ -60,8 +88,8 @@ impl<'a, 'b> Verifier<'a, 'b> {
     /// There is no memory for the bitmap, which has a bit for every 16 bytes that objects can lie in.
     ///
     /// # Safety
-    /// The world stands still until [`Verifier::finish`]; marking has ended, the mutators' caches are flushed, and nothing is
-    /// swept yet.
+    /// The world stands still until [`Verifier::finish`]; marking has ended, and nothing is swept yet. What the mutators'
+    /// caches still hold is black and zero.
     pub unsafe fn new(
         ground: Ground<'a>,
         spans: &'b mut SpanCache,
@@ -72,7 +100,7 @@ impl<'a, 'b> Verifier<'a, 'b> {
         // SAFETY: the span is ours, and as long.
         unsafe { ground.heap.region().page_pointer(new.page).write_bytes(0, bytes.0) };
         let (seen, reached) = (new.id, Reached::default());
-        Ok(Verifier { ground, spans, objects, shapes, seen, top: None, count: 0, reached, unmarked: None })
+        Ok(Verifier { ground, spans, objects, shapes, seen, pile: Pile::default(), reached, unmarked: None })
     }
 
     /// Walks through everything that is reachable from an address.
@@ -92,17 +120,25 @@ impl<'a, 'b> Verifier<'a, 'b> {
     /// # Safety
     /// The range and its bitmap are readable.
     pub unsafe fn range(&mut self, range: &RootRange) -> Result<(), Exhausted> {
-        let first = range.start.0.next_multiple_of(8);
-        let words = (range.start.0 + range.size.0).saturating_sub(first) / 8;
-        for at in 0..words {
-            // SAFETY: the caller's promise.
-            let word = unsafe {
-                if !range.bits.is_null() && *range.bits.add(at / 64) >> (at % 64) & 1 == 0 {
-                    continue;
+        let mut walked = Ok(());
+        // SAFETY: the caller's promise.
+        unsafe {
+            range.for_each_word(&mut |word| {
+                if walked.is_ok() {
+                    walked = self.root(word);
                 }
-                core::ptr::with_exposed_provenance::<usize>(first + at * 8).read_volatile()
-            };
-            self.root(Address(word))?;
+            });
+        }
+        walked
+    }
+
+    /// Walks through everything that is reachable from the addresses on a pile, and takes them from there.
+    ///
+    /// # Errors
+    /// As [`Verifier::root`].
+    pub fn all(&mut self, pile: &mut Pile) -> Result<(), Exhausted> {
+        while let Some(address) = pile.pop(self.ground, self.spans) {
+            self.root(address)?;
         }
         Ok(())
     }
@@ -112,10 +148,8 @@ impl<'a, 'b> Verifier<'a, 'b> {
     /// # Errors
     /// The first object that was reached and has no mark.
     pub fn finish(mut self) -> Result<Reached, Unmarked> {
-        while let Some(piece) = self.top {
-            self.drop_piece(piece);
-        }
-        let pages = self.record(self.seen).pages();
+        self.pile.clear(self.ground, self.spans);
+        let pages = record(&self.ground, self.seen).pages();
         // SAFETY: the bitmap's span is ours, and nobody looks there any more.
         unsafe { self.ground.free(self.spans, self.seen, pages) };
         self.unmarked.map_or(Ok(self.reached), Err)
@@ -136,12 +170,16 @@ impl<'a, 'b> Verifier<'a, 'b> {
         if self.unmarked.is_none() && !self.objects.is_marked(&object) {
             self.unmarked = Some(Unmarked { object, parent });
         }
-        if object.kind == SpanKind::Plain { Ok(()) } else { self.push(object.start) }
+        if object.kind == SpanKind::Plain {
+            Ok(())
+        } else {
+            self.pile.push(object.start, self.ground, self.spans)
+        }
     }
 
     /// Visits what the words of all objects on the stack lead to.
     fn walk(&mut self) -> Result<(), Exhausted> {
-        while let Some(address) = self.pop() {
+        while let Some(address) = self.pile.pop(self.ground, self.spans) {
             let object = self.objects.find(address).expect("objects stay while the world stands still");
             for word in 0..object.size.0 / 8 {
                 self.look(&object, word)?;
@@ -172,50 +210,74 @@ impl<'a, 'b> Verifier<'a, 'b> {
         self.visit(Address(value), Some(*object))
     }
 
-    fn push(&mut self, address: Address) -> Result<(), Exhausted> {
+    /// The memory of a span of ours.
+    fn words(&self, span: SpanId) -> *mut u64 {
+        words(&self.ground, span)
+    }
+}
+
+impl Pile {
+    /// Puts an address on top.
+    ///
+    /// # Errors
+    /// There is no memory; the pile is as it was.
+    pub fn push(
+        &mut self,
+        address: Address,
+        ground: Ground<'_>,
+        spans: &mut SpanCache,
+    ) -> Result<(), Exhausted> {
         let piece = match self.top {
             Some(piece) if self.count < IN_PIECE => piece,
             below => {
-                let new = self.ground.allocate(self.spans, Request::new(purpose::WORK_BUFFERS, PIECE))?;
-                // SAFETY: the piece was just taken for this stack.
-                unsafe { self.words(new.id).write(below.map_or(0, |SpanId(number)| u64::from(number))) };
+                let new = ground.allocate(spans, Request::new(purpose::WORK_BUFFERS, PIECE))?;
+                // SAFETY: the piece was just taken for this pile.
+                unsafe { words(&ground, new.id).write(below.map_or(0, |SpanId(number)| u64::from(number))) };
                 (self.top, self.count) = (Some(new.id), 0);
                 new.id
             }
         };
         self.count += 1;
         // SAFETY: there is room in the piece, which is ours.
-        unsafe { self.words(piece).add(self.count).write(address.0 as u64) };
+        unsafe { words(&ground, piece).add(self.count).write(address.0 as u64) };
         Ok(())
     }
 
-    fn pop(&mut self) -> Option<Address> {
+    /// Takes the address from the top.
+    pub fn pop(&mut self, ground: Ground<'_>, spans: &mut SpanCache) -> Option<Address> {
         let mut piece = self.top?;
         if self.count == 0 {
-            self.drop_piece(piece);
+            self.drop_piece(piece, ground, spans);
             piece = self.top?;
         }
         self.count -= 1;
         // SAFETY: that many addresses and one more are in the piece, which is ours.
-        Some(Address(unsafe { self.words(piece).add(self.count + 1).read() } as usize))
+        Some(Address(unsafe { words(&ground, piece).add(self.count + 1).read() } as usize))
+    }
+
+    /// Drops all addresses, and gives the memory back.
+    pub fn clear(&mut self, ground: Ground<'_>, spans: &mut SpanCache) {
+        while let Some(piece) = self.top {
+            self.drop_piece(piece, ground, spans);
+        }
     }
 
     /// Gives the top piece back; the one below it is full.
-    fn drop_piece(&mut self, piece: SpanId) {
+    fn drop_piece(&mut self, piece: SpanId, ground: Ground<'_>, spans: &mut SpanCache) {
         // SAFETY: the piece is ours, and its first word says what is below.
         unsafe {
-            self.top = SpanId(self.words(piece).read() as u32).some();
-            self.ground.free(self.spans, piece, PIECE);
+            self.top = SpanId(words(&ground, piece).read() as u32).some();
+            ground.free(spans, piece, PIECE);
         }
         self.count = IN_PIECE;
     }
+}
 
-    /// The memory of a span of ours.
-    fn words(&self, span: SpanId) -> *mut u64 {
-        self.ground.heap.region().page_pointer(self.record(span).page()).cast()
-    }
+/// The memory of a span that somebody holds.
+fn words(ground: &Ground<'_>, span: SpanId) -> *mut u64 {
+    ground.heap.region().page_pointer(record(ground, span).page()).cast()
+}
 
-    fn record(&self, span: SpanId) -> &'a Span {
-        self.ground.heap.span(span).expect("a span that is held has a record")
-    }
+fn record<'a>(ground: &Ground<'a>, span: SpanId) -> &'a Span {
+    ground.heap.span(span).expect("a span that is held has a record")
 }

@@ -210,7 +210,8 @@ impl<T> Pool<T> {
 
     /// Takes the lock, before a `fork`.
     pub fn acquire_for_fork(&self) {
-        self.state.acquire();
+        // A heap has several pools, and nobody holds more than one of them but here.
+        self.state.acquire_equal();
     }
 
     /// Gives the lock back, in parent and child.

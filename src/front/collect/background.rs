@@ -102,6 +102,33 @@ impl Background {
         sync::wake_all(&self.turn);
     }
 
+    /// Takes the lock, before a `fork`.
+    pub(super) fn acquire_for_fork(&self) {
+        self.threads.acquire_equal();
+    }
+
+    /// Gives it back, in parent and child.
+    ///
+    /// # Safety
+    /// This thread called [`Background::acquire_for_fork`], or is the only one left of a process that had.
+    pub(super) unsafe fn release_after_fork(&self) {
+        // SAFETY: the caller's promise.
+        unsafe { self.threads.release() }
+    }
+
+    /// None of the threads is there: they are started again when a cycle is wanted.
+    ///
+    /// # Safety
+    /// This is the child of a `fork`, before which its only thread called [`Background::acquire_for_fork`].
+    pub(super) unsafe fn forget(&self) {
+        // SAFETY: the lock is held. What the library knows of the threads is about another process.
+        let threads = unsafe { self.threads.held_mut() };
+        threads.iter_mut().filter_map(Option::take).for_each(core::mem::forget);
+        self.started.store(false, Ordering::Relaxed);
+        self.driven.store(false, Ordering::Relaxed);
+        self.gate.0.store(0, Ordering::Relaxed);
+    }
+
     /// No helper marks when this returns.
     pub(super) fn end_help(&self) {
         self.gate.close();

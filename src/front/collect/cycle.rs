@@ -19,14 +19,13 @@ use super::member::Member;
 use super::pacing::Settled;
 use super::{CollectError, Collection};
 use crate::base::sync::{Backoff, Ordering};
-use crate::base::{Broken, Bytes, Exhausted};
+use crate::base::{Broken, Bytes};
 use crate::front::core::HeapCore;
 use crate::front::environment;
 use crate::front::heap::Heap;
-use crate::gc::attach::AttachedRoot;
 use crate::gc::trace::{CycleTrace, Reason};
 use crate::gc::world::{Answer, FINALIZE, HAND_OVER, Station, World};
-use crate::gc::{Marking, Progress, RootRange, Source, Unmarked, Verifier, Worker};
+use crate::gc::{Marking, Pile, Progress, Source, Worker};
 use crate::os::Nanoseconds;
 use crate::stats::Figures;
 
@@ -50,8 +49,9 @@ pub struct CollectConfig {
     pub trace: bool,
 }
 
-impl Default for CollectConfig {
-    fn default() -> CollectConfig {
+impl CollectConfig {
+    /// The defaults: 100 percent, one thread beside the mutators, and nothing to find faults.
+    pub const fn new() -> CollectConfig {
         CollectConfig {
             percent: Some(100),
             least: Bytes::mib(4),
@@ -61,6 +61,12 @@ impl Default for CollectConfig {
             poison: false,
             trace: false,
         }
+    }
+}
+
+impl Default for CollectConfig {
+    fn default() -> CollectConfig {
+        CollectConfig::new()
     }
 }
 
@@ -82,11 +88,17 @@ pub struct Statistics {
     pub mark_cpu: Nanoseconds,
     /// Bytes of objects that were marked, in all cycles.
     pub marked: Bytes,
+    /// Processor time that collecting took beyond its half, in the long run: none, unless the memory limit is so close to
+    /// what lives that one cycle would follow the other. While it is used up no cycle begins by itself, and nobody who
+    /// allocates helps.
+    pub excess: Nanoseconds,
 }
 
 /// What the driver has: guarded by the lock of the cycle.
 pub(super) struct Cycle {
     worker: Worker,
+    /// What the stacks led to when marking began, where cycles are verified.
+    noted: Pile,
     /// Objects known to be marked when ephemerons were last resolved.
     resolved: u64,
     /// When the last one ended.
@@ -97,13 +109,14 @@ pub(super) struct Cycle {
 
 impl Cycle {
     pub(super) fn new(now: Nanoseconds) -> Cycle {
-        Cycle { worker: Worker::new(), resolved: 0, ended: now, spent: 0 }
+        Cycle { worker: Worker::new(), noted: Pile::default(), resolved: 0, ended: now, spent: 0 }
     }
 }
 
 impl Collection {
     /// Makes a whole collection that begins after this call did. The calling thread is not running.
     pub(super) fn collect_now(&self, heap: &Heap) -> Result<(), CollectError> {
+        self.is_whole()?;
         let wanted = self.begun.load(Ordering::SeqCst) + 1;
         let mut cycle = self.cycle.lock();
         if self.begun.load(Ordering::SeqCst) < wanted {
@@ -120,6 +133,14 @@ impl Collection {
             self.run_cycle(heap, &mut cycle, Reason::Goal);
             self.sweep_all(heap);
         }
+    }
+
+    /// As [`Collection::collect_if_due`], on a thread of the program's: what it does there counts as help.
+    pub(super) fn drive_if_due(&self, heap: &Heap) {
+        let began = heap.core().system.now();
+        self.collect_if_due(heap);
+        let now = heap.core().system.now();
+        self.pacing.add_driving(Nanoseconds(now.0 - began.0), now);
     }
 
     /// Makes a collection if there was none for long, although objects were allocated since.
@@ -224,9 +245,15 @@ impl Collection {
                 self.objects.blacken(unsafe { &mut *member.cache() });
             }
             self.with_marking(heap, heap.mutator(), |marking| {
-                self.scan_stacks(heap, members, &mut cycle.worker, marking);
+                self.scan_stacks(heap, members.clone(), &mut cycle.worker, marking);
                 self.ask_providers(&mut cycle.worker, marking);
+                if self.config.verify {
+                    cycle.worker.leave(marking);
+                }
             });
+            if self.config.verify {
+                self.verify_stacks(heap, members, &mut cycle.noted);
+            }
         };
         self.paused(heap, true, begin).1
     }
@@ -304,7 +331,7 @@ impl Collection {
                 return None;
             }
             if self.config.verify {
-                self.verify(heap);
+                self.verify(heap, &mut cycle.noted);
             }
             let progress = self.with_work(heap, heap.mutator(), |work| {
                 let progress = self.collector.end(&work.ground);
@@ -332,35 +359,6 @@ impl Collection {
         ended
     }
 
-    /// Marks a second time in another way, and stops if an object was missed. The world stands still.
-    fn verify(&self, heap: &Heap) {
-        let reached = self.with_work(heap, heap.mutator(), |work| {
-            // SAFETY: the world stands still, marking has ended, and nothing is swept.
-            let mut verifier =
-                unsafe { Verifier::new(work.ground, work.spans, (&self.objects, &self.shapes)) }?;
-            for (start, size) in self.roots.committed_ranges() {
-                let range = RootRange { start, size, bits: core::ptr::null() };
-                // SAFETY: the range is committed.
-                unsafe { verifier.range(&range) }?;
-            }
-            for range in self.collector.roots.all() {
-                // SAFETY: ranges are removed by threads that run.
-                unsafe { verifier.range(&range) }?;
-            }
-            let mut refused = Ok(());
-            self.attachments.roots(0..self.attachments.numbers(), &mut |root| {
-                if let (AttachedRoot::Object(address), Ok(())) = (root, &refused) {
-                    refused = verifier.root(address);
-                }
-            });
-            refused?;
-            Ok::<_, Exhausted>(verifier.finish())
-        });
-        if let Ok(Err(Unmarked { object, parent })) = reached {
-            panic!("the collector missed {object:?}, which {parent:?} leads to");
-        }
-    }
-
     /// The members up to a number, which the roster tells.
     fn members(&self, made: u32) -> Members<'_> {
         Members { collection: self, next: 0, made }
@@ -374,6 +372,7 @@ impl Collection {
         let made = self.roster.lock().made;
         let cycle =
             if self.members(made).any(is_mine) { self.cycle.try_lock() } else { Some(self.cycle.lock()) };
+        let cycle = cycle.filter(|_| self.is_whole().is_ok());
         let Some(_cycle) = cycle else { return work(None) };
         let roster = self.roster.lock();
         let members = self.members(roster.made);
@@ -425,7 +424,7 @@ impl Collection {
 
 /// The members of a world that stands still.
 #[derive(Clone)]
-struct Members<'a> {
+pub(super) struct Members<'a> {
     collection: &'a Collection,
     next: u32,
     made: u32,

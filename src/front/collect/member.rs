@@ -89,6 +89,11 @@ impl Member {
         ptr::eq(self.mutator.get(), mutator)
     }
 
+    /// Whether a thread has joined here.
+    pub(super) fn is_taken(&self) -> bool {
+        !self.mutator.get().is_null()
+    }
+
     /// The mutator of the thread that has joined.
     pub(super) fn mutator(&self) -> &mutator::Mutator {
         // SAFETY: mutators live as long as the heap; a member that is used has been joined.

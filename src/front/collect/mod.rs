@@ -29,6 +29,7 @@ mod cycle;
 pub mod door;
 mod dump;
 pub mod finalize;
+mod fork;
 pub mod member;
 pub mod mutator;
 mod pacing;
@@ -37,6 +38,7 @@ pub mod refs;
 pub mod root;
 mod slow;
 pub mod trace;
+mod verify;
 pub mod weak;
 
 pub use array::Array;
@@ -51,7 +53,7 @@ pub use weak::{Weak, WeakMap};
 #[cfg(test)]
 mod tests;
 
-use crate::base::sync::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use crate::base::sync::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use crate::base::{Address, Bytes, Exhausted, Guard, Lock, PAGE_SIZE, Pages, Rank, Scarce, purpose};
 use crate::block::Work;
 use crate::front::core::HeapCore;
@@ -93,6 +95,10 @@ pub(crate) struct Collection {
     slow: AtomicU32,
     /// Finalizers that were taken to be run and are not done.
     running: AtomicUsize,
+    /// Whether a thread forks that could not wait for the cycle.
+    amid: AtomicBool,
+    /// Whether this is the child of such a fork: the cycle's driver is not here.
+    orphaned: AtomicBool,
     /// When the collection was made.
     made: Nanoseconds,
     pub(super) config: CollectConfig,
@@ -122,6 +128,8 @@ pub enum CollectError {
     Entered,
     /// More providers of roots than a heap has places for.
     Providers,
+    /// This process was forked from the midst of a cycle, which nobody can end.
+    Forked,
     /// The collector works already; how it is to work is said before the first thread joins.
     TooLate,
 }
@@ -138,6 +146,9 @@ impl fmt::Display for CollectError {
             CollectError::Entered => {
                 f.write_str("this thread has entered the heap already; a thread enters once")
             }
+            CollectError::Forked => f.write_str(
+                "this process was forked in the midst of a collection, by a thread that was not outside",
+            ),
             CollectError::TooLate => {
                 f.write_str("the collector is set up before the first thread enters the heap")
             }
@@ -202,7 +213,7 @@ impl Tables {
 }
 
 impl Heap {
-    /// Says how the collector is to work.
+    /// Says how the collector is to work; otherwise [`Config::collect`](crate::Config::collect) does.
     ///
     /// # Errors
     /// [`CollectError::TooLate`] when it works already; or when there is no memory for it.
@@ -216,7 +227,10 @@ impl Heap {
 
     /// What the collector has done so far; zeros if no thread ever entered.
     pub fn collector_statistics(&self) -> Statistics {
-        self.core().collection().map_or_else(Statistics::default, |collection| *collection.statistics.lock())
+        self.core().collection().map_or_else(Statistics::default, |collection| {
+            let statistics = *collection.statistics.lock();
+            Statistics { excess: collection.pacing.excess(), ..statistics }
+        })
     }
 
     pub(super) fn collection(&self) -> Result<&Collection, CollectError> {
@@ -226,7 +240,19 @@ impl Heap {
         let _making = self.core().collecting.lock();
         match self.core().collection() {
             Some(collection) => Ok(collection),
-            None => self.make_collection(CollectConfig::default()),
+            None => self.make_collection(self.core().config.collect),
+        }
+    }
+
+    /// Gives up the places of threads that are not there.
+    ///
+    /// # Safety
+    /// This is the child of a `fork`: the calling thread is its only one, has the mutator `mine`, and has given all locks
+    /// back.
+    pub(crate) unsafe fn bury_collected(&self, mine: Option<&thread::Mutator>) {
+        if let Some(collection) = self.core().collection() {
+            // SAFETY: the caller's promise.
+            unsafe { collection.bury(self, mine) };
         }
     }
 
@@ -315,6 +341,8 @@ impl Collection {
             begun: AtomicU64::new(0),
             slow: AtomicU32::new(0),
             running: AtomicUsize::new(0),
+            amid: AtomicBool::new(false),
+            orphaned: AtomicBool::new(false),
             made: core.system.now(),
             config,
             statistics: Lock::new(Rank::Leaf, Statistics::default()),
@@ -416,18 +444,32 @@ impl Collection {
     /// The calling thread gives its place up. While the collector marks, what its cache holds stays there: it is taken
     /// back with that of all others when marking ends, or goes to the next thread that joins.
     fn part(&self, heap: &Heap, member: &Member) {
-        self.with_marking(heap, member.mutator(), |marking| {
-            // SAFETY: the member is this thread's, and running.
+        // SAFETY: the member is this thread's, and running.
+        unsafe { self.give_up(heap, member.mutator(), member) };
+        member.station.done(HAND_OVER);
+        member.station.leave();
+        self.vacate(member);
+    }
+
+    /// Takes what a member has noted and holds, through a mutator of the heap.
+    ///
+    /// # Safety
+    /// The caller may touch the member's parts: see the head of [`member`].
+    unsafe fn give_up(&self, heap: &Heap, mutator: &thread::Mutator, member: &Member) {
+        self.with_marking(heap, mutator, |marking| {
+            // SAFETY: the caller's promise.
             unsafe { self.empty(member, marking) };
         });
         if !member.is_marking() {
-            self.with_work(heap, member.mutator(), |work| {
-                // SAFETY: the member is this thread's, and running.
+            self.with_work(heap, mutator, |work| {
+                // SAFETY: the caller's promise.
                 self.objects.flush(unsafe { &mut *member.cache() }, work)
             });
         }
-        member.station.done(HAND_OVER);
-        member.station.leave();
+    }
+
+    /// Nobody has a member any more.
+    fn vacate(&self, member: &Member) {
         let mut roster = self.roster.lock();
         member.set_mutator(None);
         member.next.set(roster.free);
@@ -462,7 +504,7 @@ impl Collection {
             } else if asked & CYCLE != 0 {
                 member.station.done(CYCLE);
                 self.go_out(heap, member);
-                self.collect_if_due(heap);
+                self.drive_if_due(heap);
                 self.come_in(member);
             } else if asked & FINALIZE != 0 {
                 member.station.done(FINALIZE);

@@ -9,10 +9,10 @@ use crate::base::sync::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use crate::base::{Bytes, Lock, PurposeId, Rank};
 use crate::front::core::HeapCore;
 use crate::gc::limit::Limiter;
-use crate::gc::pace::{Assist, Cycle, Footprint, Pacer, Progress, Settings, Work};
+use crate::gc::pace::{Assist, BACKGROUND_UTILISATION, Cycle, Footprint, Pacer, Progress, Settings, Work};
 use crate::gc::{self, Source};
 use crate::object::Objects;
-use crate::os::Nanoseconds;
+use crate::os::{Nanoseconds, System};
 
 /// When to collect and how much to help.
 pub(super) struct Pacing {
@@ -26,7 +26,8 @@ pub(super) struct Pacing {
     assist_time: AtomicU64,
     /// Bytes elsewhere that objects keep alive.
     external: AtomicI64,
-    /// Whether collecting has had its half of the processors, so that nobody helps for a while.
+    /// Whether collecting has had its half of the processors, so that nobody helps for a while, and no cycle begins by
+    /// itself.
     limiting: AtomicBool,
     policy: Lock<Policy>,
     processors: usize,
@@ -69,6 +70,11 @@ impl Pacing {
         }
     }
 
+    /// The lock of what is decided, for `fork`.
+    pub(super) fn lock(&self) -> &Lock<impl Sized + use<>> {
+        &self.policy
+    }
+
     /// What counts for the goal: objects, and what they keep elsewhere.
     pub(super) fn live(&self, objects: &Objects) -> u64 {
         objects.live().0 as u64 + self.external().0 as u64
@@ -106,9 +112,38 @@ impl Pacing {
         self.assist_time.fetch_add(time.0, Ordering::Relaxed);
         if let Some(mut policy) = self.policy.try_lock() {
             policy.limiter.add_assist(time.0);
-            policy.limiter.update(now.0);
-            self.limiting.store(policy.limiter.is_limiting(), Ordering::Relaxed);
+            self.update(&mut policy, now);
         }
+    }
+
+    /// Somebody who allocates has driven a cycle for so long. Of that the limiter counts a part by itself, as work in the
+    /// background.
+    pub(super) fn add_driving(&self, time: Nanoseconds, now: Nanoseconds) {
+        let background = (time.0 as f64 * self.processors as f64 * BACKGROUND_UTILISATION) as u64;
+        let mut policy = self.policy.lock();
+        policy.limiter.add_assist(time.0.saturating_sub(background));
+        self.update(&mut policy, now);
+    }
+
+    /// Whether the collector's share of the processors allows another cycle.
+    pub(super) fn has_share(&self, system: System) -> bool {
+        // Nobody else may look at the clock for long, since no cycle begins.
+        if self.limiting.load(Ordering::Relaxed)
+            && let Some(mut policy) = self.policy.try_lock()
+        {
+            self.update(&mut policy, system.now());
+        }
+        !self.limiting.load(Ordering::Relaxed)
+    }
+
+    /// Processor time that collecting took beyond its half.
+    pub(super) fn excess(&self) -> Nanoseconds {
+        Nanoseconds(self.policy.lock().limiter.overflow())
+    }
+
+    fn update(&self, policy: &mut Policy, now: Nanoseconds) {
+        policy.limiter.update(now.0);
+        self.limiting.store(policy.limiter.is_limiting(), Ordering::Relaxed);
     }
 
     /// The world stops, and marking goes on or is off afterwards.

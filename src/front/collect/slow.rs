@@ -36,6 +36,10 @@ impl Collection {
         } else {
             self.refill(heap, member, plan.code)?
         };
+        // Tables have grown with the spans; near a limit that counts at once.
+        if heap.core().pages.limit().is_some() {
+            heap.core().note_metadata();
+        }
         let object = NonNull::new(pointer).expect("a cache that was filled has something to give");
         if plan.mask != 0 {
             self.set_map(object, plan);
@@ -151,9 +155,14 @@ impl Collection {
             if credit < 0 {
                 self.assist(heap, member);
             }
-        } else if self.pacing.is_due(&self.objects) || self.is_stressed() {
+        } else if self.is_due(heap) || self.is_stressed() {
             self.request(heap, member);
         }
+    }
+
+    /// Whether it is time for a cycle, and the collector's share allows one.
+    fn is_due(&self, heap: &Heap) -> bool {
+        self.pacing.is_due(&self.objects) && self.pacing.has_share(heap.core().system)
     }
 
     /// Whether it is time for a cycle because somebody looks for faults.
@@ -165,7 +174,7 @@ impl Collection {
     /// Asks for a cycle, once.
     #[cold]
     fn request(&self, heap: &Heap, member: &Member) {
-        if self.pacing.wanted.swap(true, Ordering::AcqRel) {
+        if self.is_whole().is_err() || self.pacing.wanted.swap(true, Ordering::AcqRel) {
             return;
         }
         if !self.want_cycle(heap, self.config.workers) {

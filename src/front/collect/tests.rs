@@ -1,6 +1,8 @@
 //! The collected heap as a program uses it.
 
 mod attached;
+mod forked;
+mod limits;
 
 use super::*;
 use crate::Config;

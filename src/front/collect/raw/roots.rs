@@ -23,9 +23,14 @@ pub type Provide = fn(word: usize, shader: &mut Shader<'_, '_>);
 pub struct ProviderId(usize);
 
 /// Tells the collector what is alive.
-pub struct Shader<'a, 'b> {
-    worker: &'a mut Worker,
-    marking: &'a mut Marking<'b>,
+pub struct Shader<'a, 'b>(Ear<'a, 'b>);
+
+/// Who is told.
+enum Ear<'a, 'b> {
+    /// The marking.
+    Marking(&'a mut Worker, &'a mut Marking<'b>),
+    /// The second marking, which compares: it takes one address at a time.
+    Second(&'a mut dyn FnMut(Address)),
 }
 
 /// The providers of a heap.
@@ -34,7 +39,10 @@ pub(in crate::front::collect) struct Providers(Lock<[Option<(Provide, usize)>; M
 impl Shader<'_, '_> {
     /// The object that an address leads to is alive; any bit pattern is fine.
     pub fn shade(&mut self, address: usize) {
-        self.worker.shade(Address(address), self.marking);
+        match &mut self.0 {
+            Ear::Marking(worker, marking) => worker.shade(Address(address), marking),
+            Ear::Second(visit) => visit(Address(address)),
+        }
     }
 
     /// What the words of a range lead to is alive.
@@ -43,8 +51,16 @@ impl Shader<'_, '_> {
     /// The range is readable.
     pub unsafe fn words(&mut self, start: *const u8, size: Bytes) {
         start.expose_provenance();
+        let start = Address::of(start);
         // SAFETY: the caller's promise.
-        unsafe { self.worker.scan_words((Address::of(start), size), Source::Roots, self.marking) };
+        unsafe {
+            match &mut self.0 {
+                Ear::Marking(worker, marking) => worker.scan_words((start, size), Source::Roots, marking),
+                Ear::Second(visit) => {
+                    RootRange { start, size, bits: core::ptr::null() }.for_each_word(visit);
+                }
+            }
+        }
     }
 
     /// What those words lead to is alive whose bits are set: word `i` has bit `i % 64` of `bits[i / 64]`.
@@ -52,14 +68,31 @@ impl Shader<'_, '_> {
     /// # Safety
     /// `words` is a multiple of eight, and words whose bits are set are readable.
     pub unsafe fn mapped(&mut self, words: *const u64, bits: &[u64]) {
+        words.expose_provenance();
         // SAFETY: the caller's promise.
-        unsafe { self.worker.scan_mapped(words, bits, Source::Roots, self.marking) };
+        unsafe {
+            match &mut self.0 {
+                Ear::Marking(worker, marking) => {
+                    worker.scan_mapped(words, bits, Source::Roots, marking);
+                }
+                Ear::Second(visit) => {
+                    let size = Bytes(bits.len() * 64 * 8);
+                    let range = RootRange { start: Address::of(words), size, bits: bits.as_ptr() };
+                    range.for_each_word(visit);
+                }
+            }
+        }
     }
 }
 
 impl Providers {
     pub(in crate::front::collect) fn new() -> Providers {
         Providers(Lock::new(Rank::Leaf, [None; MOST_PROVIDERS]))
+    }
+
+    /// Their lock, for `fork`.
+    pub(in crate::front::collect) fn lock(&self) -> &Lock<[Option<(Provide, usize)>; MOST_PROVIDERS]> {
+        &self.0
     }
 }
 
@@ -68,7 +101,15 @@ impl Collection {
     pub(in crate::front::collect) fn ask_providers(&self, worker: &mut Worker, marking: &mut Marking<'_>) {
         let providers = *self.providers.0.lock();
         for (provide, word) in providers.into_iter().flatten() {
-            provide(word, &mut Shader { worker, marking });
+            provide(word, &mut Shader(Ear::Marking(worker, marking)));
+        }
+    }
+
+    /// Has all providers tell the second marking. The world stands still.
+    pub(in crate::front::collect) fn ask_providers_again(&self, visit: &mut dyn FnMut(Address)) {
+        let providers = *self.providers.0.lock();
+        for (provide, word) in providers.into_iter().flatten() {
+            provide(word, &mut Shader(Ear::Second(visit)));
         }
     }
 }
@@ -161,7 +202,7 @@ impl RawMutator<'_> {
         self.collection.with_marking(self.heap, self.member.mutator(), |marking| {
             // SAFETY: the member is this thread's, and running.
             let worker = unsafe { &mut *self.member.worker() };
-            shade(&mut Shader { worker, marking });
+            shade(&mut Shader(Ear::Marking(worker, marking)));
             worker.leave(marking);
         });
     }

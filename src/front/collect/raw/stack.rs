@@ -179,24 +179,33 @@ impl Collection {
         worker: &mut Worker,
         marking: &mut Marking<'_>,
     ) {
-        let core = heap.core();
-        let mut scan = |from: usize, to: usize| {
-            let range = (Address(from), Bytes(to.saturating_sub(from)));
+        self.for_each_stack(heap, members, |start, size| {
             // SAFETY: the file's head.
-            unsafe { worker.scan_words(range, Source::Stacks, marking) };
-        };
+            unsafe { worker.scan_words((start, size), Source::Stacks, marking) };
+        });
+    }
+
+    /// Visits every part of a stack that holds frames somebody comes back to. The world stands still.
+    pub(in crate::front::collect) fn for_each_stack<'a>(
+        &self,
+        heap: &Heap,
+        members: impl Iterator<Item = &'a Member>,
+        mut visit: impl FnMut(Address, Bytes),
+    ) {
+        let core = heap.core();
+        let mut visit = |from: usize, to: usize| visit(Address(from), Bytes(to.saturating_sub(from)));
         for stack in members.map(|member| &member.stack).filter(|stack| stack.is_scanned()) {
-            scan(stack.from.get(), stack.end(core, stack.from.get()));
+            visit(stack.from.get(), stack.end(core, stack.from.get()));
             let mut dormant = stack.dormant.get();
             // SAFETY: the notes stand in frames that their thread comes back to.
             while let Some(part) = unsafe { dormant.as_ref() } {
-                scan(part.from, stack.end(core, part.from));
+                visit(part.from, stack.end(core, part.from));
                 dormant = part.below;
             }
         }
         for view in core.stacks.registered(&core.pages) {
             if let Some(from) = view.live_from() {
-                scan(from.0, view.place.base().0);
+                visit(from.0, view.place.base().0);
             }
         }
     }

@@ -501,3 +501,37 @@ proptest! {
         in_order(&heap);
     }
 }
+
+/// Set in a process that keeps no rules.
+const BROKEN: &str = "SPANHEAP_TEST_BROKEN";
+
+/// A provider that said nothing when marking began, and then has something all the same: the second marking finds the
+/// object that nobody marked, and stops the program.
+#[test]
+fn what_providers_keep_to_themselves_is_found() {
+    fn provide(word: usize, shader: &mut Shader<'_, '_>) {
+        // SAFETY: the test's own, which lives longer than the provider.
+        let [asked, object] = unsafe { &*core::ptr::with_exposed_provenance::<[Cell<usize>; 2]>(word) };
+        if asked.replace(1) == 1 {
+            shader.shade(object.get());
+        }
+    }
+    if std::env::var_os(BROKEN).is_some() {
+        let heap = heap();
+        let mutator = heap.enter_raw().unwrap();
+        let words = [Cell::new(0), Cell::new(plain(&mutator))];
+        // SAFETY: the words outlive the heap's use of them.
+        unsafe { mutator.add_root_provider(provide, core::ptr::from_ref(&words).expose_provenance()) }
+            .unwrap();
+        mutator.collect().unwrap();
+        return;
+    }
+    let name = "front::collect::raw::tests::what_providers_keep_to_themselves_is_found";
+    let output = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", name, "--nocapture", "--test-threads=1"])
+        .env(BROKEN, "")
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && text.contains("spanheap: the collector missed Object"), "{text}");
+}
