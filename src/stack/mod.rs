@@ -31,7 +31,7 @@
 //! Below a guarded stack lies memory that faults. A slab's guards are set when the slab is made and stay until it goes,
 //! however often its stacks come and go. Kernels from 6.13 on keep them as marks in the page table; older ones need a
 //! mapping for each, and a process may have 65,530 mappings. Where the system has no more guards, a slab has fewer
-//! stacks, and where there is not one, the error says so ([`StackError::Guard`]). (Why: decision 0031.)
+//! stacks, and where there is not one, the error says so ([`StackError::Guard`]). (Why: decision 0024.)
 //!
 //! ## Rules and invariants
 //!
