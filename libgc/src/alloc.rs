@@ -172,7 +172,7 @@ pub(crate) fn find(address: *const c_void) -> Option<Object> {
 }
 
 /// The pool that an object is of.
-fn pool_of(object: &Object) -> usize {
+pub(crate) fn pool_of(object: &Object) -> usize {
     let gc = heap::gc();
     let purpose = gc.parts.objects().purpose(object);
     (1..heap::POOLS).find(|&pool| gc.purpose(pool) == purpose && purpose != OBJECTS).unwrap_or(COMMON)

@@ -15,9 +15,10 @@
 //! # Safety
 //! While the world stands, the threads' caches are the collector's.
 
+use crate::events::Event;
 use crate::mark::Driver;
 use crate::threads::{self, Record, Side};
-use crate::{finalize, heap, kinds, links, mark, pace, roots, settings, stop, tls};
+use crate::{events, finalize, heap, hints, kinds, links, mark, pace, roots, settings, stop, tls, toggle};
 use core::ffi::{c_int, c_void};
 use core::ptr;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -73,7 +74,7 @@ pub(crate) enum Why {
 
 /// Collects, and does what is to be done afterwards. Returns whether something was collected.
 pub(crate) fn collect(why: Why) -> bool {
-    if !settings::may_collect() {
+    if !settings::may_collect() || why == Why::Due && events::are_unwanted() {
         return false;
     }
     heap::gc();
@@ -97,17 +98,25 @@ extern "C" fn collect_locked(record: *mut c_void, _: *mut c_void, pointer: usize
     if let Some(tell) = settings::GC_get_start_callback() {
         tell();
     }
+    events::tell(Event::Start);
+    toggle::ask();
     let parts = heap::gc().parts;
     roots::refresh();
     finalize::prepare();
     mark::start_helpers(parts.objects().live().0);
     sweep_all();
     let began = now();
+    events::tell(Event::BeforeStop);
     stop::stop_world();
+    events::tell(Event::AfterStop);
     let had = parts.objects().live();
     gather();
+    events::tell(Event::MarkStart);
     let marked = mark_all(record);
+    events::tell(Event::MarkEnd);
+    events::tell(Event::BeforeGoingOn);
     stop::go_on();
+    events::tell(Event::AfterGoingOn);
     let lasted = now() - began;
     // SAFETY: nobody marks: the lock is held.
     parts.with_work(|work| unsafe { parts.shapes().roll_up(work.ground, work.spans) });
@@ -117,6 +126,7 @@ extern "C" fn collect_locked(record: *mut c_void, _: *mut c_void, pointer: usize
     }
     record.pointer.set(before);
     note(had, marked, lasted);
+    events::tell(Event::End);
     ptr::null_mut()
 }
 
@@ -171,11 +181,13 @@ fn mark_all(me: &'static Record) -> Bytes {
         driver.lending(|| push());
         kinds::push_uncollectable(driver);
         finalize::push(driver);
+        toggle::push(driver);
         settle(driver);
         mark::end_help();
         finalize::decide(driver);
         settle(driver);
         links::clear_long();
+        toggle::forget_dead();
         driver.worker.leave(driver.marking);
     });
     let progress = parts.with_work(|work| {
@@ -206,6 +218,8 @@ fn note(had: Bytes, marked: Bytes, lasted: u64) {
     ALL.fetch_add(lasted, Ordering::Relaxed);
     LAST.store(lasted, Ordering::Relaxed);
     LIVE.store(marked.0, Ordering::Relaxed);
+    // SAFETY: a word that programs only read, under the lock.
+    unsafe { settings::GC_gc_no = number };
     if settings::prints() {
         settings::log(format_args!(
             "spanheap gc {number}: {} -> {} KiB, goal {} KiB, stopped {} us",
@@ -224,20 +238,31 @@ pub(crate) fn now() -> u64 {
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
-/// Collects.
+/// Collects because the program asks for it. `unmap`: gives free memory back to the system. Returns whether it was done.
+fn asked(unmap: bool) -> bool {
+    let was_done = collect(Why::Asked);
+    if unmap {
+        if was_done {
+            sweep_all();
+        }
+        let _inside = tls::Inside::enter();
+        heap::gc().parts.heap().release_all();
+    }
+    was_done
+}
+
+/// Collects, unless the program's function says that it should not be done.
 #[unsafe(no_mangle)]
 pub extern "C" fn GC_gcollect() {
-    collect(Why::Asked);
+    if !events::are_unwanted() {
+        asked(hints::unmap());
+    }
 }
 
 /// Collects, and gives free memory back to the system.
 #[unsafe(no_mangle)]
 pub extern "C" fn GC_gcollect_and_unmap() {
-    if collect(Why::Asked) {
-        sweep_all();
-    }
-    let _inside = tls::Inside::enter();
-    heap::gc().parts.heap().release_all();
+    asked(true);
 }
 
 /// Collects if it is time for that. Returns whether more is to be done: never.
@@ -256,5 +281,5 @@ pub extern "C" fn GC_try_to_collect(stop: extern "C" fn() -> c_int) -> c_int {
     if stop() != 0 {
         return 0;
     }
-    collect(Why::Asked).into()
+    asked(hints::unmap()).into()
 }

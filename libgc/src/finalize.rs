@@ -36,7 +36,7 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 use spanheap::base::Address;
 
 /// Called with an object and the word that was registered with it.
-type Finalizer = extern "C" fn(*mut c_void, *mut c_void);
+pub type Finalizer = extern "C" fn(*mut c_void, *mut c_void);
 
 /// What is marked before finalizers are decided on.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -13,12 +13,13 @@
 //!
 //! One file a family of calls:
 //!
-//! - [`alloc`] allocates and frees; [`kinds`] and [`typed`] have what the collector must know of an
-//!   object's inside;
+//! - [`alloc`] allocates and frees, [`shapes`] by alignment and kind; [`kinds`] and [`typed`] have what the collector
+//!   must know of an object's inside;
 //! - [`cycle`] is a collection, [`pace`] when there is one, [`mark`] who marks;
 //! - [`roots`] finds the program's data, [`threads`] knows its threads and their stacks, [`stop`] stops them;
 //! - [`finalize`] has finalizers and [`links`] what disappears;
-//! - [`settings`] and [`stats`] are what programs set and ask;
+//! - [`settings`], [`hints`] and [`stats`] are what programs set and ask, [`events`] what they are told;
+//! - [`toggle`] has references that are sometimes weak, [`debug`] the calls of programs compiled with `GC_DEBUG`;
 //! - [`pthreads`] stands before the C library's functions of the same name, [`fork`] before and after a `fork`.
 //!
 //! Below them are [`heap`], the parts that all share, and [`tls`], a thread's words.
@@ -38,9 +39,12 @@
 
 pub mod alloc;
 pub mod cycle;
+pub mod debug;
+pub mod events;
 pub mod finalize;
 pub mod fork;
 pub mod heap;
+pub mod hints;
 pub mod kinds;
 pub mod links;
 mod map;
@@ -49,8 +53,10 @@ pub mod pace;
 pub mod pthreads;
 pub mod roots;
 pub mod settings;
+pub mod shapes;
 pub mod stats;
 pub mod stop;
 pub mod threads;
 pub mod tls;
+pub mod toggle;
 pub mod typed;

@@ -134,11 +134,22 @@ impl<V: Copy> Map<V> {
 
     /// Keeps the entries for which `keep` says so.
     pub(crate) fn retain(&mut self, mut keep: impl FnMut(usize, V) -> bool) {
+        self.revise(|key, value| keep(key, value).then_some(value));
+    }
+
+    /// Gives every entry the value that `revised` says, or removes it.
+    pub(crate) fn revise(&mut self, mut revised: impl FnMut(usize, V) -> Option<V>) {
         for at in 0..self.room {
             let Place { key, value } = *self.place(at);
-            if key > GONE && !keep(key, value) {
-                self.place(at).key = GONE;
-                self.count -= 1;
+            if key <= GONE {
+                continue;
+            }
+            match revised(key, value) {
+                Some(value) => self.place(at).value = value,
+                None => {
+                    self.place(at).key = GONE;
+                    self.count -= 1;
+                }
             }
         }
     }

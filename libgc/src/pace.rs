@@ -11,7 +11,7 @@
 //!
 //! No collection begins below 4 MiB of objects.
 
-use crate::{heap, settings};
+use crate::{heap, hints, settings};
 use core::sync::atomic::{AtomicUsize, Ordering};
 use spanheap::base::{Bytes, Lock, Rank};
 use spanheap::gc::pace::{Cycle, DEFAULT_MINIMUM, Footprint, Pacer, Progress, Settings, Work};
@@ -57,14 +57,15 @@ pub(crate) fn settle(marked: usize, stacks: usize, roots: usize) {
     pacer.finish(&cycle, &footprint);
     pacer.commit(marked as u64, true);
     let goal = usize::try_from(pacer.goal(&footprint)).unwrap_or(usize::MAX);
-    GOAL.store(goal.max(ROOM.load(Ordering::Relaxed)), Ordering::Relaxed);
+    let least = marked.saturating_add(hints::GC_get_min_bytes_allocd());
+    GOAL.store(goal.max(least).max(ROOM.load(Ordering::Relaxed)), Ordering::Relaxed);
 }
 
 /// Whether it is time for a collection.
 #[inline]
 pub(crate) fn is_due() -> bool {
     let live = heap::gc().parts.objects().live().0;
-    live >= GOAL.load(Ordering::Relaxed) && settings::may_collect()
+    live >= GOAL.load(Ordering::Relaxed) && settings::may_collect() && hints::are_automatic()
 }
 
 /// Lets so many bytes more be allocated before the next collection.

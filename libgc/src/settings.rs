@@ -13,11 +13,12 @@
 
 #![allow(static_mut_refs, reason = "words that programs write from C; they are copied, never borrowed")]
 
-use crate::heap;
+use crate::{heap, hints};
 use core::ffi::{CStr, c_char, c_int, c_uint, c_ulong, c_void};
 use core::fmt::{self, Write};
+use core::mem;
 use core::ptr;
-use core::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicI32, AtomicPtr, AtomicUsize, Ordering};
 use spanheap::Bytes;
 
 /// A function that is asked for memory when there is none. It may jump or throw past us.
@@ -60,6 +61,8 @@ macro_rules! word {
     };
 }
 
+pub(crate) use word;
+
 word! {
     /// Whether pointers into the inside of objects count wherever they are. Here they always do.
     #[unsafe(no_mangle)]
@@ -78,7 +81,7 @@ word! {
 word! {
     /// Whether objects with finalizers stay whole until those have run.
     #[unsafe(no_mangle)]
-    GC_java_finalization: c_int = 0, GC_set_java_finalization, GC_get_java_finalization
+    GC_java_finalization: c_int = 1, GC_set_java_finalization, GC_get_java_finalization
 }
 word! {
     /// Prefer collecting to growing. The pacer decides; the word is kept for those who ask.
@@ -123,6 +126,10 @@ word! {
 /// How deep collections are disabled.
 #[unsafe(no_mangle)]
 pub static mut GC_dont_gc: c_int = 0;
+
+/// Collections that have ended. Programs read it.
+#[unsafe(no_mangle)]
+pub static mut GC_gc_no: usize = 0;
 
 /// Asked for memory when there is none.
 #[unsafe(no_mangle)]
@@ -350,6 +357,7 @@ pub(crate) fn read_environment() {
 pub(crate) fn is_stressed() -> bool {
     match STRESS.load(Ordering::Relaxed) {
         0 => false,
+        _ if !hints::are_automatic() => false,
         every => SLOW.fetch_add(1, Ordering::Relaxed).is_multiple_of(every),
     }
 }
@@ -410,13 +418,41 @@ pub(crate) fn log(line: fmt::Arguments<'_>) {
     unsafe { libc::write(LOG.load(Ordering::Relaxed), out.text.as_ptr().cast(), out.length) };
 }
 
+/// Told why the program is stopped.
+type Abort = extern "C" fn(*const c_char);
+
+static ABORT: AtomicPtr<c_void> = AtomicPtr::new(ptr::null_mut());
+
+/// Sets who is told why the library stops the program, before it does.
+#[unsafe(no_mangle)]
+pub extern "C" fn GC_set_abort_func(tell: Abort) {
+    ABORT.store(tell as *mut c_void, Ordering::Release);
+}
+
+/// Who is told why the library stops the program.
+#[unsafe(no_mangle)]
+pub extern "C" fn GC_get_abort_func() -> Abort {
+    // SAFETY: what is in the word is null, or was a function of this type: an option of one has the same form.
+    let told = unsafe { mem::transmute::<*mut c_void, Option<Abort>>(ABORT.load(Ordering::Acquire)) };
+    told.unwrap_or(say_fatal)
+}
+
+extern "C" fn say_fatal(why: *const c_char) {
+    // SAFETY: a string.
+    unsafe { libc::write(libc::STDERR_FILENO, why.cast(), libc::strlen(why)) };
+}
+
 /// Says why the library cannot go on, and stops the program.
 pub(crate) fn fatal(why: &CStr) -> ! {
-    // SAFETY: a string.
-    unsafe {
-        libc::write(libc::STDERR_FILENO, why.as_ptr().cast(), why.count_bytes());
-        libc::abort()
-    }
+    GC_get_abort_func()(why.as_ptr());
+    // SAFETY: no arguments.
+    unsafe { libc::abort() }
+}
+
+/// Sets where lines of the log go: a file that is open.
+#[unsafe(no_mangle)]
+pub extern "C" fn GC_set_log_fd(file: c_int) {
+    LOG.store(file, Ordering::Relaxed);
 }
 
 /// The version that programs are told: that of the library whose place this one takes.

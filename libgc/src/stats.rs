@@ -4,7 +4,7 @@
 //! Programs hand in places for figures, or null.
 
 use crate::{cycle, heap, pace, settings};
-use core::ffi::{c_ulong, c_void};
+use core::ffi::{CStr, c_char, c_ulong, c_void};
 use spanheap::stats::Account;
 
 /// What the books say of the heap, in the words of the headers.
@@ -16,6 +16,8 @@ struct Usage {
     free: usize,
     /// Given back to the system.
     unmapped: usize,
+    /// In spans of objects.
+    used: usize,
 }
 
 fn usage() -> Usage {
@@ -34,7 +36,7 @@ fn usage() -> Usage {
             .0;
         let free_slots = in_objects.saturating_sub(live);
         let unmapped = size(snapshot.balance(Account::Released));
-        Usage { heap: in_objects + free + unmapped, free: free + free_slots, unmapped }
+        Usage { heap: in_objects + free + unmapped, free: free + free_slots, unmapped, used: in_objects }
     });
     read.unwrap_or_default()
 }
@@ -117,6 +119,68 @@ pub unsafe extern "C" fn GC_get_heap_usage_safe(
     }
 }
 
+/// Bytes of spans that have objects.
+#[unsafe(no_mangle)]
+pub extern "C" fn GC_get_memory_use() -> usize {
+    usage().used
+}
+
+/// Figures as the headers have them. Those that are not counted here are all ones, as are those that a newer header adds.
+#[repr(C)]
+struct Profile {
+    heap: usize,
+    free: usize,
+    unmapped: usize,
+    since: usize,
+    allocated_before: usize,
+    not_collected: usize,
+    collections: usize,
+    helpers: usize,
+    reclaimed_since: usize,
+    reclaimed_before: usize,
+    freed_since: usize,
+    from_system: usize,
+}
+
+/// What is not counted.
+const UNKNOWN: usize = usize::MAX;
+
+/// Fills in figures, as far as `size` bytes reach. Returns how many were.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn GC_get_prof_stats(place: *mut c_void, size: usize) -> usize {
+    let usage = usage();
+    let cycle::Figures { number, allocated, .. } = cycle::figures();
+    let figures = Profile {
+        heap: usage.heap,
+        free: usage.free,
+        unmapped: usage.unmapped,
+        since: cycle::since(),
+        allocated_before: allocated,
+        not_collected: settings::GC_get_non_gc_bytes(),
+        collections: number,
+        helpers: settings::GC_get_parallel().max(0) as usize,
+        reclaimed_since: UNKNOWN,
+        reclaimed_before: UNKNOWN,
+        freed_since: UNKNOWN,
+        from_system: usage.heap,
+    };
+    let known = size.min(size_of::<Profile>());
+    let place = place.cast::<u8>();
+    // SAFETY: the header's promise: a place of so many bytes.
+    unsafe {
+        place.copy_from_nonoverlapping((&raw const figures).cast(), known);
+        place.add(known).write_bytes(0xff, size - known);
+    }
+    known
+}
+
+/// The same: figures are read without the allocation lock.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn GC_get_prof_stats_unsafe(place: *mut c_void, size: usize) -> usize {
+    // SAFETY: the caller's place.
+    unsafe { GC_get_prof_stats(place, size) }
+}
+
 /// Lets so many bytes more be allocated before the next collection. Returns 1.
 #[unsafe(no_mangle)]
 pub extern "C" fn GC_expand_hp(bytes: usize) -> core::ffi::c_int {
@@ -141,6 +205,17 @@ pub extern "C" fn GC_dump() {
         all / 1000,
         longest / 1000
     ));
+}
+
+/// Writes a line with a name, and what the heap is like, to the log.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn GC_dump_named(name: *const c_char) {
+    if !name.is_null() {
+        // SAFETY: the header's promise: a string.
+        let name = unsafe { CStr::from_ptr(name) };
+        settings::log(format_args!("spanheap gc: {}", name.to_str().unwrap_or("a name that is no text")));
+    }
+    GC_dump();
 }
 
 /// Calls `work(data)` with the allocation lock held: nothing is collected, and no link disappears meanwhile.

@@ -1,10 +1,11 @@
 //! The library in the place of Debian's: small C programs for every family of calls, compiled against Debian's headers,
-//! run on both with equal results; and the table of symbols in the documentation against what the library exports.
+//! run on both with equal results; and the tables of symbols in docs/libgc.md against what the library exports and what
+//! the headers declare.
 //!
 //! The library that is tested is built in the profile of the test: with its assertions in debug. Where there is no
 //! compiler, no header or no library to compare with, the test says so and passes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::env;
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -47,19 +48,31 @@ fn runs(command: &mut Command) -> Option<Output> {
     command.output().ok().filter(|output| output.status.success())
 }
 
-/// Compiles a program of `c/`; `None` where that is not possible here, which is said.
+/// Whether a file of `c/` can be compiled here; says so if not.
+fn can_compile(compiler: &str, source: &str) -> bool {
+    let can = runs(Command::new(compiler).arg("--version")).is_some() && Path::new(HEADER).exists();
+    if !can {
+        eprintln!("skipped: {source} needs {compiler} and {HEADER} (apt-get install gcc g++ libgc-dev)");
+    }
+    can
+}
+
+/// A file of `c/`.
+fn path(source: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/c").join(source)
+}
+
+/// Compiles a program of `c/`; `None` where that is not possible here.
 fn compile(source: &str) -> Option<PathBuf> {
     let compiler = if source.ends_with(".c") { "gcc" } else { "g++" };
-    if runs(Command::new(compiler).arg("--version")).is_none() || !Path::new(HEADER).exists() {
-        eprintln!("skipped: {source} needs {compiler} and {HEADER} (apt-get install gcc g++ libgc-dev)");
+    if !can_compile(compiler, source) {
         return None;
     }
     let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join(source.replace('.', "-"));
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/c").join(source);
     let done = Command::new(compiler)
-        .args(["-O1", "-o"])
+        .args(["-O1", "-Wall", "-Werror", "-Wno-deprecated-declarations", "-o"])
         .arg(&program)
-        .arg(path)
+        .arg(path(source))
         .args(["-lgc", "-lpthread"])
         .output();
     let done = done.expect("the compiler runs");
@@ -84,6 +97,7 @@ fn run(program: &Path, library: Option<&Path>, variables: &[(&str, &str)]) -> St
 fn compare(source: &str) {
     let Some(program) = compile(source) else { return };
     let theirs = run(&program, None, &[]);
+    assert!(!theirs.is_empty(), "{source} says something");
     assert_eq!(run(&program, Some(directory()), &[]), theirs, "{source}");
     let stress = [("SPANHEAP_GC_STRESS", "500"), ("GC_MARKERS", "3")];
     assert_eq!(run(&program, Some(directory()), &stress), theirs, "{source} with many collections");
@@ -125,38 +139,127 @@ fn no_memory_can_be_an_exception() {
     compare("toomuch.cpp");
 }
 
-/// The names in the first column of the documentation's tables.
-fn documented() -> BTreeSet<String> {
-    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/libgc.md")).unwrap();
-    let rows = text.lines().filter_map(|line| line.strip_prefix("| `GC_"));
-    let cells = rows.map(|row| row.split(" | ").next().unwrap_or(""));
-    cells
-        .flat_map(|cell| {
-            cell.split(", ").map(|name| name.trim_matches('`').trim_end_matches(" |").to_owned())
-        })
-        .map(|name| name.trim_start_matches("GC_").trim_end_matches('`').to_owned())
-        .collect()
+#[test]
+fn allocation_of_every_form() {
+    compare("families.c");
 }
 
 #[test]
-fn the_documentation_has_every_symbol_and_no_other() {
+fn calls_for_debugging_do_what_the_others_do() {
+    compare("debug.c");
+}
+
+#[test]
+fn settings_are_kept_and_begin_alike() {
+    compare("settings.c");
+}
+
+#[test]
+fn figures_fit_each_other() {
+    compare("statistics.c");
+}
+
+#[test]
+fn links_and_finalizers_of_every_order() {
+    compare("links.c");
+}
+
+#[test]
+fn references_toggle() {
+    compare("toggle.c");
+}
+
+#[test]
+fn programs_are_told_of_collections_and_refuse_them() {
+    compare("events.c");
+}
+
+#[test]
+fn typed_objects_hold_what_their_descriptors_say() {
+    compare("typed.c");
+}
+
+#[test]
+fn blocked_threads_are_called_back() {
+    compare("blocking.c");
+}
+
+#[test]
+fn roots_by_hand_and_kinds() {
+    compare("roots.c");
+}
+
+/// The table's rows: each symbol, and whether it is there.
+fn table() -> BTreeMap<String, bool> {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/libgc.md");
+    let text = fs::read_to_string(file).expect("docs/libgc.md");
+    let rows = text.lines().filter_map(|line| line.strip_prefix("| `"));
+    rows.map(|row| {
+        let (symbol, rest) = row.split_once("` | ").expect("| `symbol` | state | what it does |");
+        let state = rest.split(" | ").next().expect("a state");
+        assert!(["done", "hint", "left out"].contains(&state), "{symbol}: {state}");
+        (symbol.into(), state != "left out")
+    })
+    .collect()
+}
+
+#[test]
+fn the_table_says_what_is_exported() {
     let library = directory().join("libgc.so.1");
     let Some(output) = runs(Command::new("nm").args(["--dynamic", "--defined-only"]).arg(library)) else {
         eprintln!("skipped: nm does not run (apt-get install binutils)");
         return;
     };
     let text = String::from_utf8_lossy(&output.stdout);
-    let exported: BTreeSet<String> = text
-        .lines()
-        .filter_map(|line| line.split_whitespace().nth(2)?.strip_prefix("GC_"))
-        .map(str::to_owned)
-        .collect();
-    let documented = documented();
-    assert!(exported.len() > 100, "{exported:?}");
-    let (missing, extra): (Vec<_>, Vec<_>) =
-        (exported.difference(&documented).collect(), documented.difference(&exported).collect());
+    let names = text.lines().filter_map(|line| line.split_whitespace().last());
+    let exported: BTreeSet<&str> = names.filter(|name| name.starts_with("GC_")).collect();
+    let table = table();
+    let promised: BTreeSet<&str> =
+        table.iter().filter_map(|(name, is_there)| is_there.then_some(name.as_str())).collect();
+    let missing: Vec<_> = exported.difference(&promised).collect();
+    let extra: Vec<_> = promised.difference(&exported).collect();
     assert!(
         missing.is_empty() && extra.is_empty(),
         "not in docs/libgc.md: {missing:?}; only there: {extra:?}"
     );
+}
+
+#[test]
+fn the_table_has_all_that_the_headers_declare() {
+    if !can_compile("gcc", "headers.h") {
+        return;
+    }
+    let read = Command::new("gcc").args(["-E", "-P"]).arg(path("headers.h")).output().expect("gcc runs");
+    assert!(read.status.success(), "headers.h: {}", String::from_utf8_lossy(&read.stderr));
+    let text = String::from_utf8(read.stdout).expect("headers are text");
+    let table = table();
+    let mut missing = Vec::new();
+    // A declaration begins with `extern`; the first name of the collector's that no other one follows without `(` is it.
+    for declaration in text.split(';').filter(|text| text.trim_start().starts_with("extern")) {
+        let declared = symbol_of(declaration);
+        missing.extend(declared.filter(|name| !table.contains_key(*name)));
+    }
+    assert_eq!(missing, Vec::<&str>::new(), "declared, and not in docs/libgc.md");
+    assert!(table.len() > 250, "the table is read");
+}
+
+/// The symbol that a declaration declares, if it is the collector's: types end in `_proc`, `_func` and the like and stand
+/// before it, so it is the last name before its parameters.
+fn symbol_of(declaration: &str) -> Option<&str> {
+    let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let words = declaration.match_indices("GC_").filter(|(at, _)| !declaration[..*at].ends_with(is_name));
+    let names = words.map(|(at, _)| {
+        let text = &declaration[at..];
+        let end = text.find(|c| !is_name(c)).unwrap_or(text.len());
+        (&text[..end], text[end..].trim_start())
+    });
+    let mut last = None;
+    for (name, rest) in names {
+        last = Some(name);
+        // A function, an array or the end: what follows are parameters.
+        if rest.starts_with(['(', ')', '[']) || rest.is_empty() {
+            break;
+        }
+    }
+    last
 }

@@ -1,5 +1,6 @@
 /* Kinds with mark procedures, typed objects, chains that the program owns. */
 #include <gc/gc.h>
+#include <gc/gc_inline.h>
 #include <gc/gc_mark.h>
 #include <gc/gc_typed.h>
 #include <stdio.h>
