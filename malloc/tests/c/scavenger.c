@@ -43,7 +43,7 @@ static size_t burst(void) {
 /* Memory takes its time. */
 static void comes_back(size_t before) {
     for (int i = 0; resident() > before + ALL / 3; i++) {
-        CHECK(i < 1000);
+        CHECK(i < 6000);
         usleep(20 * 1000);
     }
 }
@@ -51,7 +51,7 @@ static void comes_back(size_t before) {
 /* A new thread does not have its name at once. */
 static void has_begun(void) {
     for (int i = 0; threads("spanheap") != 1; i++) {
-        CHECK(i < 1000);
+        CHECK(i < 6000);
         usleep(20 * 1000);
     }
 }
