@@ -24,7 +24,7 @@ use core::ffi::{c_int, c_uint, c_void};
 use core::ptr;
 use core::sync::atomic::{AtomicUsize, Ordering};
 use spanheap::base::PurposeId;
-use spanheap::object::{SpanClass, SpanKind};
+use spanheap::object::{PageMeta, SpanClass, SpanKind};
 
 /// A descriptor: its low two bits say what the others are.
 type Descriptor = usize;
@@ -246,20 +246,9 @@ const HANDLE: *mut c_void = ptr::without_provenance_mut(16);
 /// Shades the objects that live until they are freed.
 pub(crate) fn push_uncollectable(driver: &mut Driver<'_, '_>) {
     let purpose = heap::gc().purpose(UNCOLLECTABLE);
-    let objects = heap::gc().parts.objects();
-    let heap = driver.marking.supply.ground.heap;
-    for (_, span) in heap.spans().filter(|(_, span)| span.purpose() == purpose) {
-        let first = span.page();
-        let (code, Some(meta)) = (objects.code(first), objects.meta(first)) else { continue };
-        if !code.is_first() {
-            continue;
-        }
-        let base = objects.base().0 + first.offset();
-        let size = code.row().size as usize;
-        for index in meta.allocs.iter() {
-            driver.shade(base + index * size);
-        }
-    }
+    for_each_span(purpose, driver, |driver, base, code, meta| {
+        meta.allocs.iter().for_each(|index| driver.shade(base + index * code.row().size as usize));
+    });
 }
 
 /// Calls `visit` for every slot of a purpose's spans that is wanted and not done with, and marks it as done with.
@@ -269,16 +258,7 @@ fn for_each_slot(
     wanted: impl Fn(u64, SpanClass) -> u64,
     mut visit: impl FnMut(&mut Driver<'_, '_>, usize),
 ) {
-    let objects = heap::gc().parts.objects();
-    let heap = driver.marking.supply.ground.heap;
-    for (_, span) in heap.spans().filter(|(_, span)| span.purpose() == purpose) {
-        let first = span.page();
-        let (code, Some(meta)) = (objects.code(first), objects.meta(first)) else { continue };
-        if !code.is_first() {
-            continue;
-        }
-        let base = objects.base().0 + first.offset();
-        let size = code.row().size as usize;
+    for_each_span(purpose, driver, |driver, base, code, meta| {
         for (group, marks) in meta.marks.0.iter().enumerate() {
             let scans = &meta.scans.0[group];
             let mut left = wanted(marks.load(Ordering::Acquire), code) & !scans.load(Ordering::Relaxed);
@@ -286,8 +266,25 @@ fn for_each_slot(
             while left != 0 {
                 let index = group * 64 + left.trailing_zeros() as usize;
                 left &= left - 1;
-                visit(driver, base + index * size);
+                visit(driver, base + index * code.row().size as usize);
             }
+        }
+    });
+}
+
+/// Calls `visit` for every object span of a purpose, with where its slots begin, its class and its metadata.
+fn for_each_span(
+    purpose: PurposeId,
+    driver: &mut Driver<'_, '_>,
+    mut visit: impl FnMut(&mut Driver<'_, '_>, usize, SpanClass, &PageMeta),
+) {
+    let objects = heap::gc().parts.objects();
+    let heap = driver.marking.supply.ground.heap;
+    for (_, span) in heap.spans().filter(|(_, span)| span.purpose() == purpose) {
+        let first = span.page();
+        let (code, Some(meta)) = (objects.code(first), objects.meta(first)) else { continue };
+        if code.is_first() {
+            visit(driver, objects.base().0 + first.offset(), code, meta);
         }
     }
 }
