@@ -104,7 +104,7 @@ fn collect(world: &World, mutators: &[Mutex<Mutator>], own: &mut Hand, workers: 
     world.collector.begin();
     drop(stopped);
     let is_over = AtomicBool::new(false);
-    std::thread::scope(|scope| {
+    let stopped = std::thread::scope(|scope| {
         for _ in 0..workers {
             scope.spawn(|| {
                 let (mut hand, mut worker) = (world.bench.hand(), Box::new(Worker::new()));
@@ -127,12 +127,13 @@ fn collect(world: &World, mutators: &[Mutex<Mutator>], own: &mut Hand, workers: 
             let mut stopped = stop(mutators);
             stopped.iter_mut().for_each(|mutator| mutator.hand_over(world));
             if world.collector.is_quiet() {
+                // The workers go first, as whoever ends marking must see to: one that only looks for work is inside.
                 is_over.store(true, Ordering::Relaxed);
-                finish(world, stopped, own);
-                return;
+                break stopped;
             }
         }
     });
+    finish(world, stopped, own);
     world.bench.sweep_all(own, &mut NoAttachments);
     while !world.bench.objects.is_swept() {
         std::thread::yield_now();
