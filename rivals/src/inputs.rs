@@ -79,6 +79,28 @@ pub(crate) fn text(folder: &Path) -> io::Result<()> {
     std::fs::write(folder.join("text.txt"), text)
 }
 
+/// `page.html`: tables of ten rows, with links, so many rows in all.
+pub(crate) fn page(folder: &Path, rows: u64) -> io::Result<()> {
+    let mut random = Sequence(5);
+    let mut text = String::from("<html><head><title>Tables</title></head><body>\n");
+    for row in 0..rows {
+        if row % 10 == 0 {
+            line!(text, "<h2>{}</h2><p>{}</p><table border=1>", random.words(3), random.words(20));
+        }
+        let (link, words) = (random.word(), random.words(8));
+        line!(
+            text,
+            "<tr><td>{row}</td><td><a href=\"#{link}\">{link}</a></td><td>{words}</td><td><b>{}</b></td></tr>",
+            random.below(1 << 20)
+        );
+        if row % 10 == 9 {
+            line!(text, "</table>");
+        }
+    }
+    line!(text, "</body></html>");
+    std::fs::write(folder.join("page.html"), text)
+}
+
 /// `lines.txt`: 400,000 lines of a number and three words.
 pub(crate) fn lines(folder: &Path) -> io::Result<()> {
     let mut random = Sequence(2);

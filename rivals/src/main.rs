@@ -13,14 +13,15 @@
 //! instructions: counts of the cached malloc+free pair     gospans: Go's page heap
 //! purposes: eight beside one                              stress: random work, and the books
 //! collect: collected objects beside Go's                   memory: what is resident, and limits
-//! profile: what sampling costs
+//! profile: what sampling costs                            libgc: programs on Boehm's collector, and on ours
 //! ```
 //!
 //! - [`allocators`] finds the libraries to preload and installs or builds what is missing.
 //! - [`workload`] is what one measured run is; [`programs`], [`redis`] and [`classic`] are the list.
 //! - [`measure`] runs a process and returns its wall time, its processor time and its peak resident set.
 //! - [`compare`] does the rounds; [`report`] turns samples into tables and JSON.
-//! - [`instructions`], [`gospans`], [`collect`], [`purposes`], [`profile`], [`memory`] and [`stress`] are commands of their own.
+//! - [`instructions`], [`gospans`], [`collect`], [`purposes`], [`profile`], [`memory`],
+//!   [`libgc`] and [`stress`] are commands of their own.
 //!
 //! What this program does not know: anything about Spanheap's inside. It preloads a library, like the others; those
 //! that link the crate are programs of their own, `spans`, `purposes` and `stress`.
@@ -32,6 +33,7 @@ mod compare;
 mod gospans;
 mod inputs;
 mod instructions;
+mod libgc;
 mod measure;
 mod memory;
 mod packages;
@@ -77,6 +79,8 @@ enum Command {
     Memory(memory::Options),
     /// What the heap profile costs at its usual rate: programs with and without it
     Profile(profile::Options),
+    /// Programs that live on Boehm's collector, on our library beside Debian's
+    Libgc(libgc::Options),
     /// Random work on eight threads that come and go, and then whether the books are right
     Stress(stress::Options),
     /// The names of all workloads
@@ -100,6 +104,7 @@ fn main() -> ExitCode {
         Command::Purposes(options) => purposes::run(&options),
         Command::Memory(options) => memory::run(&options),
         Command::Profile(options) => profile::run(&options),
+        Command::Libgc(options) => libgc::run(&options),
         Command::Stress(options) => stress::run(&options),
         Command::List => {
             workload::all().iter().for_each(|workload| println!("{:<16} {}", workload.name, workload.about));

@@ -233,7 +233,7 @@ pub(crate) fn median(mut values: Vec<f64>) -> Option<f64> {
 }
 
 /// The geometric mean, if there is anything.
-fn mean(ratios: impl Iterator<Item = f64>) -> Option<f64> {
+pub(crate) fn mean(ratios: impl Iterator<Item = f64>) -> Option<f64> {
     let (sum, count) = ratios.fold((0.0, 0), |(sum, count), ratio| (sum + ratio.ln(), count + 1));
     (count > 0).then(|| (sum / f64::from(count)).exp())
 }
