@@ -65,7 +65,8 @@
 //! ## When, and how fast
 //!
 //! What is decided by numbers alone stands apart from what is done: [`pace`] says when to begin, how much mutators help
-//! and how fast to sweep; [`limit`] keeps the collector from taking the processors for itself.
+//! and how fast to sweep; [`growth`] what it may expect of a heap that grows; [`limit`] keeps the collector from taking the
+//! processors for itself.
 //!
 //! The room does not know what a stack is, nor who sweeps.
 //! (Go: `mgc.go`, `mgcmark.go`, `mgcwork.go`, `mgcmark_greenteagc.go`, `mwbbuf.go`, `mbarrier.go`, `mcheckmark.go`.)
@@ -82,6 +83,7 @@ mod collector;
 pub mod dump;
 #[cfg(not(loom))]
 mod grey;
+pub mod growth;
 pub mod kernel;
 pub mod limit;
 #[cfg(not(loom))]

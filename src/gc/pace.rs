@@ -31,9 +31,9 @@
 //!   the last five cycles counts.
 //! - Trigger: `goal − runway`, kept within 45/64 and 61/64 (or 4 MiB below the goal, if that is later) of the way from
 //!   `marked` to the goal.
-//! - Assist ratio: `(work left) / (goal − live)`: bytes of work per byte allocated. If there is more work than
-//!   last time, the goal is stretched in proportion, up to the *hard goal* `goal · (1 + percent / 100)`; beyond the
-//!   goal it is 10 % more than the goal.
+//! - Assist ratio: `(work left) / (goal − live)`: bytes of work per byte allocated. As much work is expected as last
+//!   time, and what the caller knows of growth ([`Pacer::expect_growth`]; nothing, in Go). If there is more, the goal is stretched
+//!   in proportion, up to the *hard goal* `goal · (1 + percent / 100)`; beyond the goal it is 10 % more than the goal.
 //! - Sweep ratio: `(pages not swept) / (trigger − live − 1 MiB)`: pages per byte allocated.
 //!
 //! 1. `marked` ≤ trigger ≤ goal, whatever the figures.
@@ -148,7 +148,7 @@ pub struct Cycle {
     pub idle_time: u64,
     /// Processors.
     pub processors: usize,
-    /// Bytes that are marked: what is live from here on, external bytes included.
+    /// Bytes that count as live from here on: what is marked, and external bytes.
     pub marked: u64,
 }
 
@@ -183,6 +183,8 @@ pub struct Pacer {
     /// The size of the roots that are no stacks, and the most that scanning the stacks may take.
     roots: u64,
     stacks: u64,
+    /// Work of the cycle that runs, beyond the last one's.
+    growth: u64,
     cons_mark: f64,
     history: [f64; HISTORY],
     /// The goal by percent; `None`: no bound.
@@ -204,6 +206,7 @@ impl Pacer {
             last: Work::default(),
             roots: 0,
             stacks: 0,
+            growth: 0,
             cons_mark: 0.0,
             history: [0.0; HISTORY],
             percent_goal: None,
@@ -314,7 +317,13 @@ impl Pacer {
     /// A cycle begins. `live` bytes are live; scanning the stacks may take up to `stacks` bytes of work, and the other
     /// roots have `roots` bytes.
     pub fn start(&mut self, live: u64, stacks: u64, roots: u64) {
-        (self.triggered, self.stacks, self.roots) = (Some(live), stacks, roots);
+        (self.triggered, self.stacks, self.roots, self.growth) = (Some(live), stacks, roots, 0);
+    }
+
+    /// The cycle that has begun is likely to find `growth` bytes more in objects than the last one. Without that, what a heap grows
+    /// by comes as a surprise: mutators begin to help when it has gone far beyond the goal already.
+    pub fn expect_growth(&mut self, growth: u64) {
+        self.growth = growth;
     }
 
     /// How much help is wanted while marking.
@@ -327,7 +336,7 @@ impl Pacer {
         let Work { heap, stacks, roots } = progress.done;
         let (live, work) = (to_signed(progress.live), sum([heap, stacks, roots]));
         let mut goal = to_signed(self.goal(footprint));
-        let mut expected = sum([self.last.heap, self.last.stacks, self.roots]);
+        let mut expected = sum([self.last.heap.saturating_add(self.growth), self.last.stacks, self.roots]);
         let most = sum([progress.scannable, self.stacks, self.roots]);
         if work > expected {
             // More than last time, so it may be all. As if the goal had been set for that from the start.

@@ -38,6 +38,9 @@ pub const CYCLE: u32 = 4;
 /// The thread is to run finalizers that are due.
 pub const FINALIZE: u32 = 8;
 
+/// How often one looks for what the other side is about to do, before sleeping: some tens of microseconds.
+const SPINS: u32 = 2000;
+
 /// Where a thread stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
@@ -208,7 +211,7 @@ impl World {
             let mut spins = 0;
             while station.is_running() {
                 // A safepoint is often near; sleeping costs two system calls and a turn of the scheduler.
-                if spins < 200 {
+                if spins < SPINS {
                     spins += 1;
                     sync::pause();
                 } else {
@@ -227,8 +230,15 @@ impl World {
 
     /// Waits while the world stands.
     fn wait(&self) {
+        let mut spins = 0;
         while self.stop.load(Ordering::SeqCst) != 0 {
-            sync::wait(&self.stop, 1);
+            // What is done in a pause takes less than to sleep and to wake.
+            if spins < SPINS {
+                spins += 1;
+                sync::pause();
+            } else {
+                sync::wait(&self.stop, 1);
+            }
         }
     }
 }

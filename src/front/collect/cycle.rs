@@ -345,10 +345,11 @@ impl Collection {
                 progress
             });
             self.objects.set_marking(false);
-            let marked = Bytes(progress.marked_bytes as usize) + self.objects.black();
+            let parts = [Bytes(progress.marked_bytes as usize), self.objects.black()];
+            let marked = parts[0] + parts[1];
             let core = heap.core();
             let duration = Nanoseconds(core.system.now().0.saturating_sub(marking.0));
-            let settled = self.pacing.end(core, &self.objects, &progress, marked, duration);
+            let settled = self.pacing.end(core, &self.objects, &progress, parts, duration);
             self.objects.begin_sweep(marked);
             self.pacing.commit(core, &self.objects, &self.config, false);
             Some((settled, progress, marked))

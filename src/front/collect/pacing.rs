@@ -8,6 +8,7 @@ use super::cycle::CollectConfig;
 use crate::base::sync::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use crate::base::{Bytes, Lock, PurposeId, Rank};
 use crate::front::core::HeapCore;
+use crate::gc::growth::Growth;
 use crate::gc::limit::Limiter;
 use crate::gc::pace::{Assist, BACKGROUND_UTILISATION, Cycle, Footprint, Pacer, Progress, Settings, Work};
 use crate::gc::{self, Source};
@@ -36,6 +37,7 @@ pub(super) struct Pacing {
 struct Policy {
     pacer: Pacer,
     limiter: Limiter,
+    growth: Growth,
     /// Live bytes when marking began.
     began_with: u64,
 }
@@ -65,7 +67,7 @@ impl Pacing {
             assist_time: AtomicU64::new(0),
             external: AtomicI64::new(0),
             limiting: AtomicBool::new(false),
-            policy: Lock::new(Rank::Leaf, Policy { pacer, limiter, began_with: 0 }),
+            policy: Lock::new(Rank::Leaf, Policy { pacer, limiter, growth: Growth::new(), began_with: 0 }),
             processors,
         }
     }
@@ -170,6 +172,8 @@ impl Pacing {
         let mut policy = self.policy.lock();
         policy.began_with = live;
         policy.pacer.start(live, 0, roots.0 as u64);
+        let growth = policy.growth.start(objects.live().0 as u64);
+        policy.pacer.expect_growth(growth);
         let progress = Progress { live, scannable: live, done: Work::default() };
         self.set_assist(policy.pacer.assist(&progress, &footprint));
         self.wanted.store(false, Ordering::Relaxed);
@@ -188,14 +192,14 @@ impl Pacing {
         self.bytes_per_work.store(bytes_per_work.to_bits(), Ordering::Relaxed);
     }
 
-    /// A cycle's marking has ended; `live` objects were live just before, and those that are marked have `marked` bytes. The
+    /// A cycle's marking has ended. It reached objects of so many bytes; others have been black since they were allocated. The
     /// world stands still.
     pub(super) fn end(
         &self,
         core: &HeapCore,
         objects: &Objects,
         done: &gc::Progress,
-        marked: Bytes,
+        [reached, black]: [Bytes; 2],
         duration: Nanoseconds,
     ) -> Settled {
         let footprint = self.footprint(core, objects);
@@ -204,13 +208,15 @@ impl Pacing {
         let done = work_of(done);
         let mut policy = self.policy.lock();
         let goal = policy.pacer.goal(&footprint);
+        let (percent, room) = (policy.pacer.settings().percent, footprint.free + footprint.allocated);
+        let kept = policy.growth.finish(reached.0 as u64, black.0 as u64, percent, room.0 as u64);
         let cycle = Cycle {
             progress: Progress { live, scannable: live, done },
             duration: duration.0,
             assist_time,
             idle_time: 0,
             processors: self.processors,
-            marked: marked.0 as u64 + self.external().0 as u64,
+            marked: (reached + self.external()).0 as u64 + kept,
         };
         policy.pacer.finish(&cycle, &footprint);
         self.work_per_byte.store(0, Ordering::Relaxed);
