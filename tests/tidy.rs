@@ -30,7 +30,7 @@ const UNSAFE: &[&str] = &[
     "libgc/src/hints.rs", "libgc/src/shapes.rs", "libgc/src/toggle.rs", "libgc/src/fork.rs", "libgc/src/heap.rs",
     "libgc/src/kinds.rs", "libgc/src/links.rs", "libgc/src/map.rs", "libgc/src/mark.rs", "libgc/src/pthreads.rs",
     "libgc/src/roots.rs", "libgc/src/settings.rs", "libgc/src/stats.rs", "libgc/src/stop.rs", "libgc/src/threads.rs",
-    "libgc/src/tls.rs", "libgc/src/typed.rs",
+    "libgc/src/tls.rs", "libgc/src/typed.rs", "libgc/src/verify.rs",
     "malloc/src/lib.rs", "malloc/src/lifecycle.rs", "malloc/src/statistics.rs", "malloc/src/threads.rs",
     "src/base/rank.rs",
     "src/block/body.rs", "src/block/cache.rs", "src/block/central.rs", "src/block/check.rs", "src/block/holes.rs",

@@ -18,7 +18,9 @@
 use crate::events::Event;
 use crate::mark::Driver;
 use crate::threads::{self, Record, Side};
-use crate::{events, finalize, heap, hints, kinds, links, mark, pace, roots, settings, stop, tls, toggle};
+use crate::{
+    events, finalize, heap, hints, kinds, links, mark, pace, roots, settings, stop, tls, toggle, verify,
+};
 use core::ffi::{c_int, c_void};
 use core::ptr;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -141,14 +143,22 @@ pub(crate) fn sweep_all() {
     }
 }
 
-/// Takes back what all caches have.
+/// Takes back what all caches have and was never handed out. The world stands still.
+pub(crate) fn flush() {
+    let parts = heap::gc().parts;
+    parts.with_work(|work| {
+        for Side { cache, .. } in threads::all().flat_map(Record::sides) {
+            parts.objects().flush(cache, work);
+        }
+    });
+}
+
+/// Takes back what all caches have, and what threads have freed. Marking follows.
 fn gather() {
+    flush();
     let parts = heap::gc().parts;
     let objects = parts.objects();
     parts.with_work(|work| {
-        for Side { cache, .. } in threads::all().flat_map(Record::sides) {
-            objects.flush(cache, work);
-        }
         // Before what was freed is subtracted.
         ALLOCATED.fetch_add(since(), Ordering::Relaxed);
         for Side { freed, .. } in threads::all().flat_map(Record::sides) {
@@ -190,6 +200,7 @@ fn mark_all(me: &'static Record) -> Bytes {
         toggle::forget_dead();
         driver.worker.leave(driver.marking);
     });
+    verify::compare();
     let progress = parts.with_work(|work| {
         mark::end_driving(work);
         collector.end(&work.ground)

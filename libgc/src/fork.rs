@@ -9,7 +9,7 @@
 //! # Safety
 //! The functions are called by the C library, at the times that it documents.
 
-use crate::{heap, mark, threads};
+use crate::{heap, mark, threads, verify};
 use core::ffi::{CStr, c_char, c_int, c_void};
 use core::ptr;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -110,6 +110,7 @@ extern "C" fn after_in_child() {
 
 extern "C" fn at_exit() {
     report::write_at_exit();
+    verify::at_exit();
 }
 
 /// A program that calls these around its own `fork` has had it done by the handlers.

@@ -6,7 +6,7 @@
 //! # Safety
 //! The parts are written once, under the lock, before the state says that they are there.
 
-use crate::{fork, mark, pace, roots, settings, stop, threads};
+use crate::{fork, mark, pace, roots, settings, stop, threads, verify};
 use core::cell::UnsafeCell;
 use core::mem::MaybeUninit;
 use core::sync::atomic::{AtomicU8, Ordering};
@@ -92,6 +92,7 @@ fn make() -> &'static Gc {
         }
     }
     settings::read_environment();
+    verify::begin();
     stop::install();
     fork::install();
     threads::register_here();

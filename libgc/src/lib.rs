@@ -19,7 +19,8 @@
 //! - [`roots`] finds the program's data, [`threads`] knows its threads and their stacks, [`stop`] stops them;
 //! - [`finalize`] has finalizers and [`links`] what disappears;
 //! - [`settings`], [`hints`] and [`stats`] are what programs set and ask, [`events`] what they are told;
-//! - [`toggle`] has references that are sometimes weak, [`debug`] the calls of programs compiled with `GC_DEBUG`;
+//! - [`toggle`] has references that are sometimes weak, [`debug`] the calls of programs compiled with `GC_DEBUG`,
+//!   and [`verify`] looks for faults of ours;
 //! - [`pthreads`] stands before the C library's functions of the same name, [`fork`] before and after a `fork`.
 //!
 //! Below them are [`heap`], the parts that all share, and [`tls`], a thread's words.
@@ -60,3 +61,4 @@ pub mod threads;
 pub mod tls;
 pub mod toggle;
 pub mod typed;
+mod verify;

@@ -19,7 +19,7 @@
 //! its own.
 
 use crate::threads::{Record, Side};
-use crate::{heap, settings};
+use crate::{heap, settings, verify};
 use core::cell::UnsafeCell;
 use core::ffi::{c_char, c_int, c_void};
 use core::ptr;
@@ -159,6 +159,7 @@ impl Driver<'_, '_> {
     /// Shades the object that holds an address.
     pub(crate) fn shade(&mut self, address: usize) {
         self.worker.shade(Address(address), self.marking);
+        verify::note(address, self.marking);
     }
 
     /// Shades what the words of a range lead to.
@@ -168,6 +169,7 @@ impl Driver<'_, '_> {
             unsafe {
                 self.worker.scan_words((Address(start), Bytes(end - start)), source, self.marking);
             }
+            verify::note_words((start, end), self.marking);
         }
     }
 
@@ -307,6 +309,7 @@ pub extern "C" fn GC_set_mark_bit(object: *const c_void) {
             // Done with: else its words would be looked at with those of its neighbours.
             meta.scans.set(found.index as usize);
         }
+        with_driver(|driver| verify::close(found.start.0, driver.marking));
     }
 }
 

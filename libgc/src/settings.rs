@@ -5,7 +5,8 @@
 //!
 //! The environment is read when the heap is made: `GC_INITIAL_HEAP_SIZE`, `GC_MAXIMUM_HEAP_SIZE` (a number, with `k`,
 //! `m`, `g` or `t` behind it), `GC_FREE_SPACE_DIVISOR`, `GC_DONT_GC`, `GC_MARKERS`, `GC_NPROCS`, `GC_PRINT_STATS`,
-//! `GC_LOG_FILE`. To find faults, `SPANHEAP_GC_STRESS` collects at every so many slow allocations.
+//! `GC_LOG_FILE`. To find faults, `SPANHEAP_GC_STRESS` collects at every so many allocations: then
+//! no thread has a fast path, so each of them is counted (a chain of `GC_malloc_many` as one).
 //!
 //! # Safety
 //! Data of programs' own is read and written as single words; setters are called by one thread at a time, as the headers
@@ -35,7 +36,8 @@ static MOST: AtomicUsize = AtomicUsize::new(0);
 static PROCESSORS: AtomicUsize = AtomicUsize::new(0);
 static MARKERS: AtomicUsize = AtomicUsize::new(0);
 static STRESS: AtomicUsize = AtomicUsize::new(0);
-static SLOW: AtomicUsize = AtomicUsize::new(0);
+/// Allocations, while they are counted.
+static COUNTED: AtomicUsize = AtomicUsize::new(0);
 static PRINT: AtomicI32 = AtomicI32::new(0);
 static LOG: AtomicI32 = AtomicI32::new(libc::STDERR_FILENO);
 
@@ -353,12 +355,17 @@ pub(crate) fn read_environment() {
     }
 }
 
+/// Whether every allocation is counted, since somebody looks for faults.
+pub(crate) fn is_stressing() -> bool {
+    STRESS.load(Ordering::Relaxed) != 0
+}
+
 /// Whether it is time for a collection because somebody looks for faults.
 pub(crate) fn is_stressed() -> bool {
     match STRESS.load(Ordering::Relaxed) {
         0 => false,
         _ if !hints::are_automatic() => false,
-        every => SLOW.fetch_add(1, Ordering::Relaxed).is_multiple_of(every),
+        every => COUNTED.fetch_add(1, Ordering::Relaxed).is_multiple_of(every),
     }
 }
 

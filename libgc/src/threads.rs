@@ -147,7 +147,9 @@ pub(crate) fn register_here() -> &'static Record {
         record.state.store(state::RUNNING, Ordering::Release);
         let words = tls::words();
         words.record.set(record);
-        words.cache.set(&raw mut record.side(heap::COMMON).cache);
+        if !settings::is_stressing() {
+            words.cache.set(&raw mut record.side(heap::COMMON).cache);
+        }
         record
     });
     if is_main {

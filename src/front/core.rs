@@ -451,6 +451,7 @@ impl HeapCore {
                     refused: meter.refused(),
                     soft_events: meter.soft_events(),
                     stacks: meters.stack_kind(id),
+                    objects: meters.has_objects(id),
                 }
             })
         });

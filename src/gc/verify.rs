@@ -143,6 +143,13 @@ impl<'a, 'b> Verifier<'a, 'b> {
         Ok(())
     }
 
+    /// Takes the objects on a pile for some that lead nowhere, whatever their words are; before anything has led there.
+    pub fn close_all(&mut self, pile: &mut Pile) {
+        while let Some(address) = pile.pop(self.ground, self.spans) {
+            self.see(address, None);
+        }
+    }
+
     /// Gives everything back.
     ///
     /// # Errors
@@ -157,12 +164,22 @@ impl<'a, 'b> Verifier<'a, 'b> {
 
     /// Looks at one word; what it leads to for the first time goes onto the stack.
     fn visit(&mut self, address: Address, parent: Option<Object>) -> Result<(), Exhausted> {
-        let Some(object) = self.objects.find(address) else { return Ok(()) };
+        match self.see(address, parent) {
+            Some(object) if object.kind != SpanKind::Plain => {
+                self.pile.push(object.start, self.ground, self.spans)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The object that an address leads to, if it was not seen yet.
+    fn see(&mut self, address: Address, parent: Option<Object>) -> Option<Object> {
+        let object = self.objects.find(address)?;
         let granule = (object.start.0 - self.objects.base().0) / GRANULE;
         // SAFETY: the bitmap has a bit for it, and is ours.
         let word = unsafe { &mut *self.words(self.seen).add(granule / 64) };
         if *word >> (granule % 64) & 1 == 1 {
-            return Ok(());
+            return None;
         }
         *word |= 1 << (granule % 64);
         self.reached.objects += 1;
@@ -170,11 +187,7 @@ impl<'a, 'b> Verifier<'a, 'b> {
         if self.unmarked.is_none() && !self.objects.is_marked(&object) {
             self.unmarked = Some(Unmarked { object, parent });
         }
-        if object.kind == SpanKind::Plain {
-            Ok(())
-        } else {
-            self.pile.push(object.start, self.ground, self.spans)
-        }
+        Some(object)
     }
 
     /// Visits what the words of all objects on the stack lead to.
@@ -217,6 +230,11 @@ impl<'a, 'b> Verifier<'a, 'b> {
 }
 
 impl Pile {
+    /// An empty one.
+    pub const fn new() -> Pile {
+        Pile { top: None, count: 0 }
+    }
+
     /// Puts an address on top.
     ///
     /// # Errors

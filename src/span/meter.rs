@@ -45,6 +45,8 @@ pub struct Meter {
     name: UnsafeCell<PurposeName>,
     /// For a purpose of stacks its kind, and one; else 0. Written like the name.
     stacks: AtomicU8,
+    /// Whether it is a declared purpose of collected objects.
+    objects: AtomicBool,
     /// The soft limit was passed and nobody has been told yet.
     pending: AtomicBool,
     /// Something was refused for the hard limit, and nobody has been told yet.
@@ -63,6 +65,7 @@ const _: () = {
     assert!(offset_of!(Meter, soft_events) == offset_of!(Row, soft_events));
     assert!(offset_of!(Meter, reserved) == offset_of!(Row, reserved));
     assert!(offset_of!(Meter, stacks) == offset_of!(Row, stacks));
+    assert!(offset_of!(Meter, objects) == offset_of!(Row, objects));
     assert!(offset_of!(Meter, name) == offset_of!(Row, name_length));
 };
 
@@ -192,6 +195,16 @@ impl Meters {
     #[inline]
     pub fn stack_kind(&self, purpose: PurposeId) -> Option<StackKind> {
         self.get(purpose).stacks.load(Ordering::Relaxed).checked_sub(1).map(StackKind)
+    }
+
+    /// Notes that a declared purpose has collected objects.
+    pub fn set_objects(&self, purpose: PurposeId) {
+        self.get(purpose).objects.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a declared purpose has collected objects.
+    pub fn has_objects(&self, purpose: PurposeId) -> bool {
+        self.get(purpose).objects.load(Ordering::Relaxed)
     }
 
     fn declare_as(&self, name: &str, stacks: bool) -> Result<PurposeId, DeclareError> {

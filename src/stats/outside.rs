@@ -599,7 +599,14 @@ fn limit(word: u64) -> Result<Option<Bytes>, ReadError> {
 /// A purpose's row.
 fn purpose(row: &[u8; ROW_BYTES]) -> Result<PurposeBook, ReadError> {
     let [_, reserved, peak, soft, hard, refused, soft_events] = core::array::from_fn(|i| word_in(row, 8 * i));
-    const { assert!(ROW_LAYOUT[6].offset == 48 && ROW_LAYOUT[7].offset == 56 && ROW_LAYOUT[9].offset == 104) };
+    const {
+        assert!(
+            ROW_LAYOUT[6].offset == 48
+                && ROW_LAYOUT[7].offset == 56
+                && ROW_LAYOUT[9].offset == 104
+                && ROW_LAYOUT[10].offset == 105
+        )
+    };
     let length = row[56] as usize;
     if length > MAX_NAME {
         return Err(ReadError::Nonsense("the length of a purpose's name"));
@@ -610,6 +617,9 @@ fn purpose(row: &[u8; ROW_BYTES]) -> Result<PurposeBook, ReadError> {
     if stacks.is_some_and(|kind| kind.index() >= STACK_KINDS) {
         return Err(ReadError::Nonsense("a kind of stacks"));
     }
+    if row[105] > 1 {
+        return Err(ReadError::Nonsense("whether a purpose has objects"));
+    }
     if peak.max(reserved) >= IMPOSSIBLE as u64
         || refused >= IMPOSSIBLE as u64
         || soft_events >= IMPOSSIBLE as u64
@@ -618,7 +628,17 @@ fn purpose(row: &[u8; ROW_BYTES]) -> Result<PurposeBook, ReadError> {
     }
     let [peak, reserved] = [peak, reserved].map(|bytes| Bytes(bytes as usize));
     let (soft_limit, limit) = (limit(soft)?, limit(hard)?);
-    Ok(PurposeBook { name, peak, reserved, soft_limit, limit, refused, soft_events, stacks })
+    Ok(PurposeBook {
+        name,
+        peak,
+        reserved,
+        soft_limit,
+        limit,
+        refused,
+        soft_events,
+        stacks,
+        objects: row[105] == 1,
+    })
 }
 
 /// The windows that a beacon names, process heap first; `None` if these bytes are no beacon.

@@ -35,6 +35,8 @@ pub struct PurposeBook {
     pub soft_events: u64,
     /// For a purpose of stacks, which of them it is.
     pub stacks: Option<StackKind>,
+    /// Whether it was declared, and has collected objects.
+    pub objects: bool,
 }
 
 /// What is known of the stacks of a purpose. Bytes are those of the stacks alone, without guards.
@@ -178,6 +180,7 @@ impl PurposeBook {
             refused: 0,
             soft_events: 0,
             stacks: None,
+            objects: false,
         }
     }
 }
@@ -299,6 +302,7 @@ impl Snapshot {
     pub fn go_word(&self, id: PurposeId) -> GoWord {
         match self.purposes[id.index()].stacks {
             Some(_) => GoWord::Stack,
+            None if self.purposes[id.index()].objects => GoWord::Heap,
             None => id.row().go,
         }
     }

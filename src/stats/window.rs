@@ -227,6 +227,8 @@ pub struct Row {
     pub name: [u8; crate::base::purpose::MAX_NAME],
     /// For a purpose of stacks its kind, and one; else 0.
     pub stacks: u8,
+    /// 1 for a declared purpose of collected objects, else 0.
+    pub objects: u8,
 }
 
 /// What a heap does when the bell was rung.
@@ -497,6 +499,7 @@ pub const ROW_LAYOUT: &[Word] = &[
     Word { name: "name-length", offset: offset_of!(Row, name_length), bytes: 1 },
     Word { name: "name", offset: offset_of!(Row, name), bytes: crate::base::purpose::MAX_NAME },
     Word { name: "stacks", offset: offset_of!(Row, stacks), bytes: 1 },
+    Word { name: "objects", offset: offset_of!(Row, objects), bytes: 1 },
 ];
 
 /// Bytes of a row that readers know.

@@ -22,18 +22,24 @@ pub struct Parts<'h> {
 }
 
 impl Heap {
-    /// The parts of the collected heap. No collection begins by itself from here on.
+    /// The parts of the collected heap. No collection begins by itself from here on. What the heap's configuration says
+    /// for finding faults stands in [`Parts::config`], for the door to keep.
     ///
     /// # Errors
     /// [`CollectError`], when there is no memory for them, or threads may have entered the heap already.
     pub fn collected_parts(&self) -> Result<Parts<'_>, CollectError> {
-        let config = CollectConfig { percent: None, workers: 0, ..CollectConfig::default() };
+        let config = CollectConfig { percent: None, workers: 0, ..self.core().config.collect };
         self.configure_collector(config)?;
         Ok(Parts { heap: self, collection: self.collection()? })
     }
 }
 
 impl<'h> Parts<'h> {
+    /// What was configured.
+    pub fn config(&self) -> &'h CollectConfig {
+        &self.collection.config
+    }
+
     /// The heap that they are of.
     pub fn heap(&self) -> &'h Heap {
         self.heap
@@ -60,6 +66,7 @@ impl<'h> Parts<'h> {
     /// When the system refuses the memory.
     pub fn add_purpose(&self, purpose: PurposeId) -> Result<(), CollectError> {
         self.heap.with_local(|core, mutator, _| self.objects().add_purpose(purpose, core.ledger(mutator)))?;
+        self.heap.core().meters.set_objects(purpose);
         self.heap.core().note_metadata();
         Ok(())
     }
