@@ -4,7 +4,12 @@
 #[doc(hidden)]
 pub mod block_model;
 #[doc(hidden)]
+pub mod collected;
+#[doc(hidden)]
 pub mod input;
+#[path = "../../src/object/model.rs"]
+#[doc(hidden)]
+pub mod object_model;
 #[path = "../../src/object/program/model.rs"]
 #[doc(hidden)]
 pub mod program_model;
@@ -15,6 +20,8 @@ pub mod stack_model;
 pub mod base;
 pub mod block;
 pub mod front;
+pub mod gc;
+pub mod object;
 pub mod os;
 pub mod page;
 pub mod program;

@@ -60,6 +60,16 @@ fn stack() {
 }
 
 #[test]
+fn object() {
+    run(40, 800, spanheap_fuzz::object::fuzz);
+}
+
+#[test]
+fn gc() {
+    run(25, 1500, spanheap_fuzz::gc::fuzz);
+}
+
+#[test]
 fn front() {
     run(40, 800, spanheap_fuzz::front::fuzz);
 }

@@ -164,12 +164,15 @@ impl<'a, 'b> Verifier<'a, 'b> {
 
     /// Looks at one word; what it leads to for the first time goes onto the stack.
     fn visit(&mut self, address: Address, parent: Option<Object>) -> Result<(), Exhausted> {
-        match self.see(address, parent) {
-            Some(object) if object.kind != SpanKind::Plain => {
-                self.pile.push(object.start, self.ground, self.spans)
-            }
-            _ => Ok(()),
+        let Some(object) = self.see(address, parent).filter(|object| object.kind != SpanKind::Plain) else {
+            return Ok(());
+        };
+        if let (SpanKind::Headed, Some(shape)) = (object.kind, self.objects.shape_of(&object)) {
+            // What is black from its birth no marker has looked at, so its program may never have been needed. Where there
+            // is no memory for its bits, all words count.
+            let _ = self.shapes.unroll(shape, self.ground, self.spans);
         }
+        self.pile.push(object.start, self.ground, self.spans)
     }
 
     /// The object that an address leads to, if it was not seen yet.
@@ -201,8 +204,7 @@ impl<'a, 'b> Verifier<'a, 'b> {
         Ok(())
     }
 
-    /// Visits what a word of an object leads to, if it may be a pointer. What only a program knows is not known here, so
-    /// such an object's words all may be.
+    /// Visits what a word of an object leads to, if it may be a pointer.
     fn look(&mut self, object: &Object, word: usize) -> Result<(), Exhausted> {
         let may_point = match self.objects.shape_of(object) {
             Some(shape) => {

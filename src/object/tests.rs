@@ -118,7 +118,7 @@ impl World {
         assert!(found.into_iter().eq(self.model.objects().map(|held| (held.pointer.addr(), held.size))));
         let words = self.snapshot().mem_stats();
         assert_eq!(words.heap_alloc as usize, self.model.bytes());
-        assert_eq!(words.heap_objects as usize, self.model.len());
+        assert_eq!(words.heap_objects as usize, self.model.count());
         self.check();
     }
 }

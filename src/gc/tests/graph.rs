@@ -1,12 +1,14 @@
 //! Marking a graph that nobody changes, against a plain search that knows it by its own lists.
 
 use super::{World, load};
-use crate::base::purpose::WORK_BUFFERS;
+use crate::base::purpose::{POINTER_MAPS, WORK_BUFFERS};
 use crate::base::random::Random;
 use crate::base::{Address, Bytes};
 use crate::gc::kernel::Kernel;
 use crate::gc::roots::PIECE;
 use crate::gc::{RootRange, Worker};
+use crate::object::encode::encode_bitmap;
+use crate::object::shape::SMALL_MAP;
 use crate::object::testing::Hand;
 use crate::object::{NoAttachments, Shape, ShapeId};
 use crate::os::testing::balance;
@@ -262,4 +264,37 @@ fn a_lost_mark_is_found_with_its_parent() {
     world.bench.end_marking([&mut hand], Bytes(96));
     world.bench.sweep_all(&mut hand, &mut NoAttachments);
     world.rest(&mut hand);
+}
+
+/// An object that was made while marking is black, and no marker asks where its pointers are. A number in it that looks
+/// like a pointer is none for the second marking either.
+#[test]
+fn the_second_marking_asks_programs_that_no_marker_has_asked() {
+    const WORDS: usize = 2 * SMALL_MAP;
+    let world = World::new();
+    let mut hand = world.bench.hand();
+    let (mut bits, mut code) = ([0; WORDS / 64], [0; WORDS]);
+    bits[WORDS / 64 - 1] = 1 << 63;
+    let length = encode_bitmap(&bits, WORDS, &mut code).unwrap();
+    let program = world.register(&Shape::Program { words: WORDS, code: &code[..length] }, &hand);
+    let [lost, kept] = [(); 2].map(|()| world.allocate(&mut hand, ShapeId::PLAIN, 32));
+    world.bench.begin_marking([&mut hand]);
+    world.collector.begin();
+    let black = world.allocate(&mut hand, program, 8 * WORDS);
+    world.word(black, 0).store(lost.0, Ordering::Relaxed);
+    world.word(black, WORDS - 1).store(kept.0, Ordering::Relaxed);
+    let unmarked = world.verify(&mut hand, &[black.0]).unwrap_err();
+    assert_eq!(unmarked.object.start, kept);
+    let mut worker = Worker::new();
+    let mut marking = world.marking(&mut hand);
+    worker.shade(kept, &mut marking);
+    worker.leave(&mut marking);
+    world.drain(1);
+    let progress = world.collector.end(&world.ground(&hand));
+    assert_eq!(world.verify(&mut hand, &[black.0]).unwrap().objects, 2);
+    world.bench.end_marking([&mut hand], Bytes(progress.marked_bytes as usize));
+    world.bench.sweep_all(&mut hand, &mut NoAttachments);
+    assert_eq!(world.bench.objects.find(lost), None);
+    world.rest(&mut hand);
+    assert_eq!(balance(&world.bench.books, Account::Span(POINTER_MAPS)), 0);
 }

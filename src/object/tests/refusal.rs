@@ -16,7 +16,7 @@ fn life(world: &mut World) {
     }
     (0..5).for_each(|at| world.allocate(at, WORDS, MAX_SMALL + 1 + at * 1_000_000));
     world.begin_marking();
-    (0..world.model.len()).step_by(2).for_each(|place| world.mark(place, 7));
+    (0..world.model.count()).step_by(2).for_each(|place| world.mark(place, 7));
     world.allocate(0, PLAIN, 32);
     world.end_marking();
     world.compare();
@@ -38,7 +38,7 @@ fn each_call_of_the_system_can_be_refused() {
             assert!(simulated.refusals() > 0);
             simulated.refuse_nothing();
             life(&mut world);
-            assert!(world.model.len() > 30);
+            assert!(world.model.count() > 30);
         }
     }
 }
