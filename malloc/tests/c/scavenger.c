@@ -27,17 +27,15 @@ static int threads(const char *name) {
     return count;
 }
 
-/* Takes memory, touches it, and frees it. Returns what was resident before. */
-static size_t burst(void) {
+/* Takes memory, touches it, and frees it; `before` was resident without it. */
+static void burst(size_t before) {
     static void *blocks[BLOCKS];
-    size_t before = resident();
     for (int i = 0; i < BLOCKS; i++) {
         CHECK((blocks[i] = malloc(SIZE)));
         memset(blocks[i], i | 1, SIZE);
     }
     CHECK(resident() > before + ALL / 4 * 3);
     for (int i = 0; i < BLOCKS; i++) free(blocks[i]);
-    return before;
 }
 
 /* Memory takes its time. */
@@ -57,15 +55,14 @@ static void has_begun(void) {
 }
 
 static void parent_and_child(void) {
-    size_t before = burst();
+    size_t before = resident();
+    burst(before);
     has_begun();
     pid_t child = fork();
     if (child == 0) {
-        static void *volatile block;
         CHECK(threads(NULL) == 1);
-        /* Who frees something wakes whoever gives it back, and all the rest. */
-        CHECK((block = malloc(SIZE)));
-        free(block);
+        /* The parent's memory may have gone back already, and for little nobody begins. */
+        burst(before);
         has_begun();
         comes_back(before);
         _exit(5);
@@ -81,7 +78,8 @@ int main(int count, char **arguments) {
         parent_and_child();
         puts("parent and child");
     } else {
-        size_t before = burst();
+        size_t before = resident();
+        burst(before);
         CHECK(threads(NULL) == 1 && resident() > before + ALL / 2);
         CHECK(malloc_trim(0) == 1 && resident() < before + ALL / 3);
         CHECK(malloc_trim(0) == 0);
