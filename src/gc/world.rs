@@ -207,8 +207,9 @@ impl World {
         self.stop.store(1, Ordering::SeqCst);
         written();
         stations.clone().for_each(|station| station.ask(STOP));
+        // For all together: where many threads wait for a processor, the first of them say so.
+        let mut spins = 0;
         for station in stations {
-            let mut spins = 0;
             while station.is_running() {
                 // A safepoint is often near; sleeping costs two system calls and a turn of the scheduler.
                 if spins < SPINS {
