@@ -2,8 +2,8 @@
 
 use crate::{demo, fibers, graph, size, trees};
 use clap::{Args, Subcommand};
-use spanheap::Bytes;
 use spanheap::collect::CollectConfig;
+use spanheap::{Bytes, Config};
 use std::time::Duration;
 
 /// Churn blocks under several purposes on several threads, and show the books
@@ -107,12 +107,14 @@ struct GraphArgs {
 /// How the collector works.
 #[derive(Args)]
 struct CollectorArgs {
-    /// How much is allocated between two collections, in percent of what lives
-    #[arg(long, value_name = "N", default_value = "100", value_parser = clap::value_parser!(u32).range(1..=100_000))]
-    percent: u32,
-    /// Threads of the collector; 0: the threads that allocate do all the work
-    #[arg(long, value_name = "N", default_value = "2", value_parser = clap::value_parser!(u32).range(0..=16))]
-    workers: u32,
+    /// How much is allocated between two collections, in percent of what lives (default: what the environment
+    /// says, or 100)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    percent: Option<u32>,
+    /// Threads of the collector (default: what the environment says, or 1); 0: the threads that allocate do all the
+    /// work
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=16))]
+    workers: Option<u32>,
     /// Mark a second time in another way in each cycle
     #[arg(long)]
     verify: bool,
@@ -122,14 +124,18 @@ struct CollectorArgs {
 }
 
 impl CollectorArgs {
-    fn config(&self) -> CollectConfig {
-        CollectConfig {
-            percent: Some(self.percent),
-            workers: self.workers,
-            verify: self.verify,
-            trace: self.trace,
-            ..CollectConfig::default()
-        }
+    /// What the environment says of a heap, but for what the arguments say.
+    fn config(&self) -> Config {
+        let config = Config::from_environment();
+        let said = config.collect;
+        let collect = CollectConfig {
+            percent: self.percent.or(said.percent),
+            workers: self.workers.unwrap_or(said.workers),
+            verify: self.verify || said.verify,
+            trace: self.trace || said.trace,
+            ..said
+        };
+        Config { collect, ..config }
     }
 }
 
@@ -143,17 +149,23 @@ impl DemoArgs {
                 depth: args.depth,
                 threads: args.threads,
                 json: args.json,
-                collect: args.collector.config(),
+                config: args.collector.config(),
             }),
-            Some(Kind::Graph(args)) => graph::run(&graph::Options {
-                objects: args.objects,
-                live: args.live.0 as u64,
-                threads: args.threads,
-                time: args.seconds,
-                limit: args.limit,
-                json: args.json,
-                collect: args.collector.config(),
-            }),
+            Some(Kind::Graph(args)) => graph::run(&args.options()),
+        }
+    }
+}
+
+impl GraphArgs {
+    fn options(&self) -> graph::Options {
+        let config = self.collector.config();
+        graph::Options {
+            objects: self.objects,
+            live: self.live.0 as u64,
+            threads: self.threads,
+            time: self.seconds,
+            config: Config { limit: self.limit.or(config.limit), ..config },
+            json: self.json,
         }
     }
 }

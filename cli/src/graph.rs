@@ -2,8 +2,9 @@
 //!
 //! A table of places, in buckets, holds the nodes. A node has three edges to other nodes, an edge to a payload without
 //! references, a number, and a mark made from the number. Each operation picks a place at random, cuts the edges of
-//! the node there and puts a new node in, which leads to three others; so about as many nodes live as there are places,
-//! and a cut one lives on while others lead to it. Every look at a node checks its mark.
+//! the node there, to its payload as well, and puts a new node in, which leads to three others. So as many nodes live
+//! as there are places, and about as many that were cut and that others lead to still ([`CUT`]): payloads are sized so
+//! that all of that together takes what was asked for. Every look at a node checks its mark.
 //!
 //! Each thread notes how long it waited at each safepoint: the histogram is what a request would have seen, and the
 //! [utilisation](crate::utilisation) is what was left of each 10 ms.
@@ -13,7 +14,7 @@ use crate::size::human;
 use crate::utilisation::{Utilisation, WINDOW, Wait};
 use serde_json::json;
 use spanheap::base::random::Random;
-use spanheap::collect::{CollectConfig, Context, Mutator, Statistics};
+use spanheap::collect::{Context, Mutator, Statistics};
 use spanheap::{Bytes, Config, Edge, Exhausted, Gc, Heap, Root, Trace};
 use std::error::Error;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -31,7 +32,13 @@ const BATCH: usize = 16;
 /// Waits below this are those of a safepoint where nobody asked for anything.
 const WORTH_NOTING: Duration = Duration::from_micros(1);
 /// Bytes of a node without its payload.
-const NODE: u64 = 48;
+const NODE: u64 = size_of::<Node>() as u64;
+/// Nodes that were cut and are led to still, for each one that was not, once every node was replaced several times.
+///
+/// Let a node's life be 1 on average. Edges to it begin at a rate of [`EDGES`], as long as it is there, and end as the
+/// lives of others do. So a node that was there for t and has been cut for s is led to by so many that have the Poisson
+/// distribution around 3 (1 - e^-t) e^-s; the chance that it is not zero, over all t and s, comes to 1.006.
+const CUT: u64 = 1;
 
 /// How the demonstration shall run.
 #[derive(Debug)]
@@ -44,12 +51,10 @@ pub(crate) struct Options {
     pub(crate) threads: u32,
     /// How long they do.
     pub(crate) time: Duration,
-    /// The most that the heap may commit.
-    pub(crate) limit: Option<Bytes>,
     /// Print JSON instead of a table.
     pub(crate) json: bool,
-    /// How the collector shall work.
-    pub(crate) collect: CollectConfig,
+    /// What the heap is made with.
+    pub(crate) config: Config,
 }
 
 /// Places for nodes.
@@ -95,10 +100,8 @@ pub(crate) fn run(options: &Options) -> i32 {
 }
 
 fn graph(options: &Options) -> Outcome<()> {
-    let config = Config::from_environment();
-    let heap = Heap::new(Config { limit: options.limit.or(config.limit), ..config })?;
-    heap.configure_collector(options.collect)?;
-    let payload = (options.live / options.objects.max(1)).saturating_sub(NODE) as usize / 8;
+    let heap = Heap::new(options.config)?;
+    let payload = payload(options);
     let mut mutator = heap.enter()?;
     let buckets = fill(&mut mutator, options.objects, payload)?;
     let (stop, numbers) = (AtomicBool::new(false), AtomicU64::new(options.objects));
@@ -132,6 +135,14 @@ fn graph(options: &Options) -> Outcome<()> {
     heap.check()?;
     heap.snapshot().check()?;
     Ok(())
+}
+
+/// Words of a payload, so that as much lives as is asked for; size classes round that.
+fn payload(options: &Options) -> usize {
+    let place = size_of::<Edge<Node>>() as u64 + (1 + CUT) * NODE;
+    let words = (options.live / options.objects.max(1)).saturating_sub(place) / 8;
+    // An array says how long it is.
+    words.saturating_sub(1) as usize
 }
 
 /// What collections cost when nothing changes.
@@ -247,6 +258,7 @@ fn change(
                 let Some(old) = node_at(cx, buckets, place) else { continue };
                 seen.looks += look(cx, old)?;
                 old.edges.iter().for_each(|edge| edge.set(cx, None));
+                old.payload.set(cx, None);
                 let number = numbers.fetch_add(1, Ordering::Relaxed);
                 match put(cx, buckets, place, number, payload, &mut random) {
                     Ok(()) => (seen.operations, refused) = (seen.operations + 1, 0),

@@ -9,7 +9,7 @@
 
 use crate::run::{OUR_FAILURE, say};
 use serde_json::{Value, json};
-use spanheap::collect::{CollectConfig, Context, Mutator};
+use spanheap::collect::{Context, Mutator};
 use spanheap::{Config, Edge, Gc, Heap, Root, Trace};
 use std::error::Error;
 use std::thread;
@@ -31,8 +31,8 @@ pub(crate) struct Options {
     pub(crate) threads: u32,
     /// Print JSON instead of lines.
     pub(crate) json: bool,
-    /// How the collector shall work.
-    pub(crate) collect: CollectConfig,
+    /// What the heap is made with.
+    pub(crate) config: Config,
 }
 
 /// A node.
@@ -64,8 +64,7 @@ pub(crate) fn run(options: &Options) -> i32 {
 
 fn trees(options: &Options) -> Outcome<()> {
     let began = Instant::now();
-    let heap = Heap::new(Config::default())?;
-    heap.configure_collector(options.collect)?;
+    let heap = Heap::new(options.config)?;
     let mut mutator = heap.enter()?;
     let depth = options.depth.max(LEAST_DEPTH);
     let stretch = {

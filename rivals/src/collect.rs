@@ -61,6 +61,11 @@ enum Program {
     Graph,
 }
 
+/// Growth between two collections of the trees, in percent of what is live: what either has by itself.
+const TREES_PERCENT: u32 = 100;
+/// Threads of our collector.
+const WORKERS: &str = "2";
+
 /// Parts of Go's figures that ours must not exceed, or must reach.
 const TREES_WALL: f64 = 0.5;
 const TREES_PEAK: f64 = 1.0;
@@ -175,11 +180,12 @@ fn trees(options: &Options, threads: u32, ours: &Path, twin: &Path) -> Vec<Conte
     let start = move || {
         let mut command = Command::new(&ours);
         command.args(["demo", "trees", "--json", "--depth", &depth, "--threads", &threads_text]);
+        command.args(["--percent", &TREES_PERCENT.to_string(), "--workers", WORKERS]);
         command
     };
     let ours =
         Contender { name: "spanheap".into(), runs: Vec::new(), start: Box::new(start), read: our_trees };
-    let go = |processors| go_command(&twin, &arguments, processors, 100);
+    let go = |processors| go_command(&twin, &arguments, processors, TREES_PERCENT);
     with_go(threads, ours, go, go_trees)
 }
 
@@ -192,7 +198,7 @@ fn graph(options: &Options, ours: &Path, twin: &Path) -> Vec<Contender> {
     let start = move || {
         let mut command = Command::new(&ours);
         command.args(["demo", "graph", "--json", "--objects", &objects, "--live", &live]);
-        command.args(["--seconds", &seconds, "--percent", &percent]);
+        command.args(["--seconds", &seconds, "--percent", &percent, "--workers", WORKERS]);
         command
     };
     let ours =

@@ -9,7 +9,9 @@ use std::sync::OnceLock;
 /// The command under test, with none of the caller's settings.
 pub(crate) fn spanheap() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_spanheap"));
-    for name in ["SPANHEAP_STATS", "SPANHEAP_MEMORY_LIMIT", "SPANHEAP_CONF", "LD_PRELOAD"] {
+    for name in
+        ["SPANHEAP_STATS", "SPANHEAP_MEMORY_LIMIT", "SPANHEAP_GC_PERCENT", "SPANHEAP_CONF", "LD_PRELOAD"]
+    {
         command.env_remove(name);
     }
     command

@@ -1,5 +1,6 @@
 // The graph of `spanheap demo graph` in Go: places for nodes, each with three edges and a payload, replaced at random.
-// The arguments are the number of nodes, the bytes that live, the goroutines and the seconds.
+// A node that is replaced loses its edges and its payload; it lives on while others lead to it, which as many do as there
+// are places. The arguments are the number of nodes, the bytes that live, the goroutines and the seconds.
 package main
 
 import (
@@ -14,17 +15,19 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+	"unsafe"
 )
 
 const (
 	bucketSize = 500
 	batch      = 16
-	nodeBytes  = 48
+	// Of a place: what leads to its node, the node, and one that was there before.
+	placeBytes = 8 + 2*48
 )
 
 type node struct {
 	edges        [3]atomic.Pointer[node]
-	payload      []uint64
+	payload      atomic.Pointer[uint64] // the first of its words
 	number, mark uint64
 }
 
@@ -40,10 +43,11 @@ func markOf(number uint64) uint64 {
 func put(buckets []*bucket, place int, number uint64, payload int, random *rand.Rand) {
 	n := &node{number: number, mark: markOf(number)}
 	if payload > 0 {
-		n.payload = make([]uint64, payload)
-		for i := range n.payload {
-			n.payload[i] = number
+		words := make([]uint64, payload)
+		for i := range words {
+			words[i] = number
 		}
+		n.payload.Store(&words[0])
 	}
 	for i := range n.edges {
 		other := random.IntN(len(buckets) * bucketSize)
@@ -52,8 +56,12 @@ func put(buckets []*bucket, place int, number uint64, payload int, random *rand.
 	buckets[place/bucketSize].places[place%bucketSize].Store(n)
 }
 
-func check(n *node) {
-	if n.mark != markOf(n.number) || len(n.payload) > 0 && n.payload[len(n.payload)-1] != n.number {
+func check(n *node, payload int) {
+	wrong := n.mark != markOf(n.number)
+	if words := n.payload.Load(); words != nil {
+		wrong = wrong || unsafe.Slice(words, payload)[payload-1] != n.number
+	}
+	if wrong {
 		panic("a node carries the wrong mark")
 	}
 }
@@ -99,7 +107,7 @@ func force() (time.Duration, uint64) {
 func main() {
 	objects, live := number(1, 1000000), number(2, 100<<20)
 	threads, seconds := max(number(3, 1), 1), number(4, 10)
-	payload := max(live/objects-nodeBytes, 0) / 8
+	payload := max(max(live/objects-placeBytes, 0)/8-1, 0)
 	random := rand.New(rand.NewPCG(7, 7))
 	var buckets []*bucket
 	for i := range objects {
@@ -129,13 +137,14 @@ func main() {
 					}
 					for i := range old.edges {
 						if to := old.edges[i].Load(); to != nil {
-							check(to)
+							check(to, payload)
 						}
 					}
-					check(old)
+					check(old, payload)
 					for i := range old.edges {
 						old.edges[i].Store(nil)
 					}
+					old.payload.Store(nil)
 					put(buckets, place, numbers.Add(1), payload, random)
 				}
 				operations.Add(batch)
