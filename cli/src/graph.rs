@@ -6,7 +6,7 @@
 //! as there are places, and about as many that were cut and that others lead to still ([`CUT`]): payloads are sized so
 //! that all of that together takes what was asked for. Every look at a node checks its mark.
 //!
-//! Each thread notes how long it waited at each safepoint: the histogram is what a request would have seen, and the
+//! Between two operations is a safepoint, and each thread notes how long it waited there: the histogram is what a request would have seen, and the
 //! [utilisation](crate::utilisation) is what was left of each 10 ms.
 
 use crate::run::{OUR_FAILURE, say};
@@ -27,8 +27,6 @@ const BUCKET: usize = 500;
 const EDGES: usize = 3;
 /// Collections at the end, when nothing changes any more.
 const FORCED: u64 = 3;
-/// Operations between two safepoints.
-const BATCH: usize = 16;
 /// Waits below this are those of a safepoint where nobody asked for anything.
 const WORTH_NOTING: Duration = Duration::from_micros(1);
 /// Bytes of a node without its payload.
@@ -253,22 +251,17 @@ fn change(
             waits.push(Wait { start: at - began, length: waited });
         }
         mutator.run(|cx| {
-            for _ in 0..BATCH {
-                let place = random.below(places);
-                let Some(old) = node_at(cx, buckets, place) else { continue };
-                seen.looks += look(cx, old)?;
-                old.edges.iter().for_each(|edge| edge.set(cx, None));
-                old.payload.set(cx, None);
-                let number = numbers.fetch_add(1, Ordering::Relaxed);
-                match put(cx, buckets, place, number, payload, &mut random) {
-                    Ok(()) => (seen.operations, refused) = (seen.operations + 1, 0),
-                    // Once more, after the dead are collected.
-                    Err(_) if refused == 0 => {
-                        refused = 1;
-                        return Ok(());
-                    }
-                    Err(error) => return Err(error.into()),
-                }
+            let place = random.below(places);
+            let Some(old) = node_at(cx, buckets, place) else { return Ok(()) };
+            seen.looks += look(cx, old)?;
+            old.edges.iter().for_each(|edge| edge.set(cx, None));
+            old.payload.set(cx, None);
+            let number = numbers.fetch_add(1, Ordering::Relaxed);
+            match put(cx, buckets, place, number, payload, &mut random) {
+                Ok(()) => (seen.operations, refused) = (seen.operations + 1, 0),
+                // Once more, after the dead are collected.
+                Err(_) if refused == 0 => refused = 1,
+                Err(error) => return Err(error.into()),
             }
             Ok::<_, Box<dyn Error + Send + Sync>>(())
         })?;

@@ -38,7 +38,8 @@ pub const CYCLE: u32 = 4;
 /// The thread is to run finalizers that are due.
 pub const FINALIZE: u32 = 8;
 
-/// How often one looks for what the other side is about to do, before sleeping: some tens of microseconds.
+/// How often one looks for what the other side is about to do, before sleeping: some tens of microseconds. Not at all
+/// where both sides share one processor.
 const SPINS: u32 = 2000;
 
 /// Where a thread stands.
@@ -71,10 +72,11 @@ pub struct Station {
     state: AtomicU32,
 }
 
-/// Whether the world is to stand still. All zeros: it goes on.
-#[derive(Default)]
+/// Whether the world is to stand still.
 pub struct World {
     stop: AtomicU32,
+    /// How often one looks before sleeping.
+    spins: u32,
 }
 
 /// Who has written and is about to look at what the other side writes (Dekker): in the language, accesses that are
@@ -186,15 +188,24 @@ impl Station {
         debug_assert!(self.is_running(), "a thread rests twice");
         self.state.store(state as u32, Ordering::SeqCst);
         written();
-        // Whoever waits for us asked for something first, so it shows here.
-        if self.poll.load(Ordering::SeqCst) != 0 {
+        // Whoever waits for us asked for something first, so it shows here: who stops the world looks at the state, others
+        // at what is asked.
+        let asked = self.poll.load(Ordering::SeqCst);
+        if asked & STOP != 0 {
             sync::wake_all(&self.state);
+        }
+        if asked & !STOP != 0 {
             sync::wake_all(&self.poll);
         }
     }
 }
 
 impl World {
+    /// A world that goes on, of threads that run on so many processors.
+    pub fn new(processors: usize) -> World {
+        World { stop: AtomicU32::new(0), spins: if processors > 1 { SPINS } else { 0 } }
+    }
+
     /// Whether somebody stops the world.
     pub fn is_stopping(&self) -> bool {
         self.stop.load(Ordering::SeqCst) != 0
@@ -212,7 +223,7 @@ impl World {
         for station in stations {
             while station.is_running() {
                 // A safepoint is often near; sleeping costs two system calls and a turn of the scheduler.
-                if spins < SPINS {
+                if spins < self.spins {
                     spins += 1;
                     sync::pause();
                 } else {
@@ -224,7 +235,10 @@ impl World {
 
     /// Lets the world go on.
     pub fn go_on<'a>(&self, stations: impl Iterator<Item = &'a Station>) {
-        stations.for_each(|station| station.done(STOP));
+        // Nobody sleeps until it is not asked any more.
+        for station in stations {
+            station.poll.fetch_and(!STOP, Ordering::SeqCst);
+        }
         self.stop.store(0, Ordering::SeqCst);
         sync::wake_all(&self.stop);
     }
@@ -234,7 +248,7 @@ impl World {
         let mut spins = 0;
         while self.stop.load(Ordering::SeqCst) != 0 {
             // What is done in a pause takes less than to sleep and to wake.
-            if spins < SPINS {
+            if spins < self.spins {
                 spins += 1;
                 sync::pause();
             } else {
@@ -257,7 +271,7 @@ mod loom_tests {
     }
 
     fn shared() -> Arc<Shared> {
-        Arc::new(Shared { world: World::default(), station: Station::default(), inside: AtomicUsize::new(0) })
+        Arc::new(Shared { world: World::new(2), station: Station::default(), inside: AtomicUsize::new(0) })
     }
 
     /// A thread that comes, passes a safepoint and goes, while the world is stopped once.

@@ -331,7 +331,7 @@ impl Collection {
             shapes: shapes.expect(made),
             collector: collector.expect(made),
             attachments: attachments.expect(made),
-            world: World::default(),
+            world: World::new(core.system.processors()),
             members: members.expect(made),
             roster: Lock::new(Rank::Members, Roster::default()),
             roots: roots.expect(made),
