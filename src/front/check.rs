@@ -7,6 +7,7 @@
 //! 1. The metadata accounts are what the heap's tables have committed, kind by kind.
 //! 2. A mutator in the list of the parked ones is parked, has no pages, and its caches allocate from no span.
 //! 3. A cache belongs to one mutator and to one purpose, and says so; all that were made are there.
+//! 4. Between two collections no span is there for work buffers or for unrolled pointer maps.
 //!
 //! Collected objects are walked as well, with their world stopped: each thread that has entered the heap comes to a
 //! safepoint first, or is outside. A thread that is inside of a run itself, while another one collects or checks, cannot
@@ -22,6 +23,7 @@
 //! # Safety
 //! All locks are held while the walk runs; the guard gives them back, also when it panics.
 
+use crate::base::purpose::{POINTER_MAPS, WORK_BUFFERS};
 use crate::base::{Broken, Bytes, Invariant};
 use crate::block::BlockCache;
 use crate::block::check::Walk;
@@ -41,6 +43,7 @@ use core::{fmt, ptr};
 const OF_METADATA: Invariant = Invariant("front", 1);
 const OF_PARKED: Invariant = Invariant("front", 2);
 const OF_CACHES: Invariant = Invariant("front", 3);
+const OF_REST: Invariant = Invariant("front", 4);
 
 /// What does not hold in a heap: a bug of ours, or memory that the program has overwritten.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -126,6 +129,10 @@ impl Stopped<'_> {
         if let Some(still) = still {
             // SAFETY: nobody touches objects, and the books were read since.
             unsafe { still.check(core, &snapshot.figures) }?;
+            for purpose in [WORK_BUFFERS, POINTER_MAPS] {
+                let bytes = snapshot.balance(Account::Span(purpose)) as usize;
+                OF_REST.equal("bytes = none", ("purpose", purpose.0 as usize), bytes, 0)?;
+            }
         }
         Ok(())
     }

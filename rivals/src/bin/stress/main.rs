@@ -3,21 +3,28 @@
 //! Eight *places* work at once; in each, threads follow one another. A thread makes blocks under random purposes,
 //! frees, grows and shrinks them, leaves some for others to free, and ends with half of what it has left behind. Now and
 //! then the heap gives back what it can. Every block is filled with its own byte, which is looked at when it is
-//! freed. All of it goes through the global allocator.
+//! freed. All of it goes through the global allocator. In between the threads work with [collected objects](objects) of
+//! the same heap.
 //!
-//! Every thread that begins reads the books and proves them. When time is up, `check` walks the whole heap twice: with
-//! the blocks of the end still there, and with all of them freed. In between, what the kernel says is resident is
+//! One thread reads the books all the while, also while the collector marks, proves them, and now and then has `check` walk
+//! the whole heap between two collections. When time is up, `check` walks it three times more: with the objects and blocks
+//! of the end still there, without the objects, and with nothing left. In between, what the kernel says is resident is
 //! compared with what the books say; all blocks are written, so the two should agree.
 //!
 //! `stress [SECONDS]`; ends with a panic when something is wrong.
+
+mod objects;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use objects::Graph;
 use spanheap::base::PAGE_SIZE;
+use spanheap::base::purpose::{OBJECTS, POINTER_MAPS, WORK_BUFFERS};
 use spanheap::base::random::Random;
+use spanheap::stats::Account;
 use spanheap::{Bytes, Purpose, Snapshot, SpanHeap};
 
 #[global_allocator]
@@ -31,6 +38,10 @@ const LIFE: usize = 40_000;
 const MOST: usize = 3_000;
 /// Blocks that wait for somebody to free them, at the most.
 const LEFT: usize = 20_000;
+/// One operation in so many is one on objects.
+const OBJECTS_EVERY: usize = 4;
+/// Every so many readings of the books, the whole heap is walked.
+const WALK_EVERY: u64 = 256;
 
 /// A block, all of whose bytes are `tag`.
 struct Held {
@@ -43,8 +54,10 @@ struct World {
     purposes: [Purpose<'static>; PURPOSES],
     left: Mutex<Vec<Held>>,
     end: Instant,
+    graph: Graph,
     operations: AtomicU64,
     lives: AtomicU64,
+    readings: AtomicU64,
 }
 
 impl Held {
@@ -76,9 +89,19 @@ impl World {
     fn live(&self, seed: u64) {
         let mut random = Random::new(seed);
         let mut held = Vec::new();
-        for _ in 0..LIFE {
-            self.operate(&mut random, &mut held);
+        if random.below(4) == 0 {
+            self.graph.keep_rows(HEAP.heap(), &mut random);
         }
+        let (mut mutator, mut weak) = (HEAP.heap().enter().expect("a place in the heap"), Vec::new());
+        for _ in 0..LIFE {
+            if random.below(OBJECTS_EVERY) == 0 {
+                self.graph.operate(&mut mutator, &mut weak, &mut random, |random| self.make(random));
+            } else {
+                // Nobody waits for a lock of ours inside, where everybody would have to wait for that.
+                mutator.outside(|| self.operate(&mut random, &mut held));
+            }
+        }
+        drop((weak, mutator));
         held.truncate(held.len() / 2);
         self.leave(held);
         self.operations.fetch_add(LIFE as u64, Ordering::Relaxed);
@@ -135,10 +158,24 @@ impl World {
             if Instant::now() > self.end {
                 return;
             }
-            books().check().expect("the books agree with themselves");
             let seed = life * PLACES + place;
             thread::spawn(move || self.live(seed)).join().expect("a thread found something wrong");
         }
+    }
+}
+
+/// Reads the books until time is up, and proves them.
+fn read(world: &World) {
+    for reading in 0.. {
+        if Instant::now() > world.end {
+            return;
+        }
+        books().check().expect("the books agree with themselves");
+        world.readings.fetch_add(1, Ordering::Relaxed);
+        if reading % WALK_EVERY == WALK_EVERY - 1 {
+            HEAP.heap().check().expect("the heap is as it should be");
+        }
+        thread::sleep(Duration::from_micros(500));
     }
 }
 
@@ -154,19 +191,31 @@ fn size(random: &mut Random) -> usize {
 
 fn main() {
     let seconds = std::env::args().nth(1).map_or(5.0, |text| text.parse().expect("seconds"));
+    HEAP.heap().configure_collector(objects::config()).expect("nobody has entered");
     let declare = |index| HEAP.heap().declare(&format!("part-{index}")).expect("names are fresh");
     let world: &World = Box::leak(Box::new(World {
         purposes: std::array::from_fn(declare),
         left: Mutex::default(),
         end: Instant::now() + Duration::from_secs_f64(seconds),
+        graph: Graph::new(),
         operations: AtomicU64::new(0),
         lives: AtomicU64::new(0),
+        readings: AtomicU64::new(0),
     }));
+    world.graph.fill(HEAP.heap());
+    let reader = thread::spawn(|| read(world));
     let places: Vec<_> = (0..PLACES).map(|place| thread::spawn(move || world.place(place))).collect();
     places.into_iter().for_each(|place| place.join().expect("a place found something wrong"));
     let (operations, lives) = (world.operations.load(Ordering::Relaxed), world.lives.load(Ordering::Relaxed));
-    println!("{operations} operations of {lives} threads, {PLACES} at once");
+    reader.join().expect("the reader found something wrong");
+    let readings = world.readings.load(Ordering::Relaxed);
+    println!(
+        "{operations} operations of {lives} threads, {PLACES} at once; books read {readings} times meanwhile"
+    );
+    proven("with blocks and objects left");
+    world.graph.end(HEAP.heap());
     proven("with blocks left");
+    nothing_of_collections();
     resident();
     drop(std::mem::take(&mut *world.left.lock().unwrap_or_else(PoisonError::into_inner)));
     HEAP.heap().release_all();
@@ -185,6 +234,14 @@ fn proven(when: &str) {
     let sum: i64 = books.accounts().map(|account| books.balance(account)).sum();
     assert_eq!(sum, 0, "the accounts do not add up to zero");
     println!("{when}: the heap is as it should be, the accounts add up to zero");
+}
+
+/// Between two collections nothing is left of what they work with; and no objects are there any more.
+fn nothing_of_collections() {
+    let books = books();
+    for purpose in [OBJECTS, WORK_BUFFERS, POINTER_MAPS] {
+        assert_eq!(books.balance(Account::Span(purpose)), 0, "bytes of {purpose:?} between collections");
+    }
 }
 
 /// Compares what is resident with what the books say.
