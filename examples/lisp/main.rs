@@ -67,16 +67,21 @@ impl<'h> Interpreter<'h> {
     }
 }
 
-fn prompt(interpreter: &mut Interpreter<'_>) -> Result<(), Box<dyn Error>> {
-    let (mut out, mut program) = (io::stdout(), String::new());
+/// Runs what is typed, an expression or several as soon as each `(` has its `)`, until the input ends.
+fn prompt(
+    interpreter: &mut Interpreter<'_>,
+    input: impl BufRead,
+    out: &mut impl Write,
+) -> Result<(), Box<dyn Error>> {
+    let mut program = String::new();
     write!(out, "> ")?;
     out.flush()?;
-    for line in io::stdin().lock().lines() {
+    for line in input.lines() {
         program.push_str(&line?);
         program.push('\n');
         let open = program.matches('(').count() > program.matches(')').count();
         if !open {
-            match interpreter.run(&program, &mut out) {
+            match interpreter.run(&program, out) {
                 Ok(value) => writeln!(out, "{value}")?,
                 Err(fault) => writeln!(out, "{fault}")?,
             }
@@ -97,7 +102,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         interpreter.run(&program, &mut io::stdout()).map_err(|fault| format!("{file}: {fault}"))?;
     }
     if files.is_empty() {
-        prompt(&mut interpreter)?;
+        prompt(&mut interpreter, io::stdin().lock(), &mut io::stdout())?;
     }
     Ok(())
 }
@@ -181,6 +186,18 @@ mod tests {
         ] {
             assert_eq!(run(program).unwrap_err(), wanted, "{program}");
         }
+    }
+
+    #[test]
+    fn a_prompt_reads_on_until_an_expression_is_whole_and_goes_on_after_faults() {
+        let heap = Heap::new(Config::default()).unwrap();
+        let mut interpreter = Interpreter::new(&heap).unwrap();
+        let (input, mut out) =
+            ("(define (twice x)\n(* 2 x))\n(car 1)\n(twice 21) (twice 4)\n(car '(", Vec::new());
+        prompt(&mut interpreter, input.as_bytes(), &mut out).unwrap();
+        assert_eq!(String::from_utf8(out).unwrap(), ">   twice\n> not a pair: 1\n> 8\n>   ");
+        drop(interpreter);
+        heap.check().unwrap();
     }
 
     #[test]

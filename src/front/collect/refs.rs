@@ -67,6 +67,30 @@ pub(super) type Brand<'g> = PhantomData<fn(&'g ()) -> &'g ()>;
 ///     });
 /// });
 /// ```
+/// nor be kept in an object, which has [`Edge`]s for that:
+///
+/// ```compile_fail,E0106
+/// use spanheap::{Gc, Trace};
+///
+/// #[derive(Trace)]
+/// struct Pair {
+///     first: Gc<Pair>, // for how long?
+/// }
+/// ```
+///
+/// And while there are references, nobody collects:
+///
+/// ```compile_fail,E0499
+/// use spanheap::{Config, Heap};
+///
+/// let heap = Heap::new(Config::default()).unwrap();
+/// let mut mutator = heap.enter().unwrap();
+/// mutator.run(|cx| {
+///     let object = cx.allocate(7_u64).unwrap(); // kept by no root
+///     mutator.collect().unwrap();
+///     *object
+/// });
+/// ```
 pub struct Gc<'g, T: ?Sized> {
     pointer: NonNull<T>,
     brand: Brand<'g>,

@@ -39,6 +39,11 @@ fn a_limit_a_tenth_above_what_lives_holds() {
     // What was needed to get there is free now, and goes first.
     heap.release_all();
     let committed = || heap.snapshot().committed() as usize;
+    // As the kernel says it of the heap's own addresses; nothing, where it does not tell.
+    let resident = || {
+        let resident = heap.resident();
+        (resident.heap + resident.metadata).0
+    };
     let limit = Bytes(committed() + live(&heap) / 10);
     // Tables grow with the spans that they stand for, and are seen then.
     let most = limit.0 + limit.0 / 50;
@@ -49,6 +54,7 @@ fn a_limit_a_tenth_above_what_lives_holds() {
         replace(&mut mutator, &table, random.below(LIVE)).unwrap();
         if at % 1000 == 0 {
             assert!(committed() <= most, "{} committed, at most {limit}", committed());
+            assert!(resident() <= most, "{} resident, at most {limit}", resident());
         }
     }
     assert!(heap.collector_statistics().cycles > before, "it was never collected");
@@ -106,6 +112,41 @@ fn the_collector_takes_no_more_than_its_half() {
     assert!(mutator.remove_root_provider(provider));
     drop(mutator);
     in_order(&heap);
+}
+
+/// What was allocated since the last collection is collected after two minutes, once.
+#[test]
+fn a_heap_where_nothing_happens_is_collected_after_two_minutes() {
+    const SECOND: u64 = 1_000_000_000;
+    let simulated: &'static Simulated = Box::leak(Box::new(Simulated::new()));
+    let config = Config { reserve: Bytes::mib(64), collect: by_hand_in_time(), ..Config::default() };
+    let heap = Heap::on(System::Simulated(simulated), config).unwrap();
+    let mut mutator = heap.enter().unwrap();
+    let kept = mutator.run(|cx| {
+        (0..1000).for_each(|number| waste(cx, number));
+        cx.root(node(cx, 7)).unwrap()
+    });
+    let collection = heap.collection().unwrap();
+    let cycles = || heap.collector_statistics().cycles;
+    // What the collector's own thread does when it has slept for long.
+    let wake_after = |mutator: &mut Mutator<'_>, seconds: u64| {
+        simulated.advance(Nanoseconds(seconds * SECOND));
+        mutator.outside(|| collection.collect_if_idle(&heap));
+        cycles()
+    };
+    assert_eq!(wake_after(&mut mutator, 119), 0);
+    assert_eq!(wake_after(&mut mutator, 1), 1, "two minutes have passed");
+    assert_eq!(live(&heap), size_of::<Node>().next_multiple_of(16), "only what is kept");
+    assert_eq!(wake_after(&mut mutator, 1000), 1, "nothing was allocated since");
+    mutator.run(|cx| (0..1000).for_each(|number| waste(cx, number)));
+    assert_eq!(wake_after(&mut mutator, 0), 2);
+    drop((kept, mutator));
+    in_order(&heap);
+}
+
+/// No cycle but those that the test asks for, and those that time does.
+fn by_hand_in_time() -> CollectConfig {
+    CollectConfig { percent: Some(100), least: Bytes::mib(32), ..by_hand() }
 }
 
 /// What a heap's threads do while another heap's world stands still, with all its locks held.
