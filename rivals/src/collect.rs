@@ -2,9 +2,12 @@
 //!
 //! The programs are `spanheap demo trees` and `demo graph`, and their twins in Go (`go/trees`, `go/graph`), which do the
 //! same work and print the same check lines. They run alternately, round after round, with the same percentage of growth
-//! between collections (`GOGC`). Go runs twice: with as many processors (`GOMAXPROCS`) as there are threads that
-//! allocate, where its collector takes its time from theirs, and with all of them. Ours always has its own threads
-//! beside the mutators; its processor time is in the figure. Figures are medians.
+//! between collections (`GOGC`). The trees run in Go twice: with as many processors (`GOMAXPROCS`) as there are threads
+//! that allocate, where its collector takes its time from theirs, and with all of them. Ours always has its own threads
+//! beside the mutators; its processor time is in the figure. The graph, where pauses are looked at, runs in pairs: both
+//! bound to one processor, and both with all of them. Figures are medians.
+//!
+//! Before them, a heap with a million objects is dropped, with nobody beside it.
 //!
 //! Throughput is bytes of live objects that were marked, by processor time, over three collections that are asked for
 //! when nothing changes any more: the time is that of the whole process, the system's figure, so marking, sweeping and
@@ -59,12 +62,18 @@ pub(crate) struct Options {
 enum Program {
     Trees,
     Graph,
+    Drop,
 }
 
 /// Growth between two collections of the trees, in percent of what is live: what either has by itself.
 const TREES_PERCENT: u32 = 100;
 /// Threads of our collector.
 const WORKERS: &str = "2";
+
+/// Objects of a heap that is dropped, how often it is, and how long that may take.
+const DROPPED: usize = 1_000_000;
+const DROPS: usize = 9;
+const DROP_MS: f64 = 10.0;
 
 /// Parts of Go's figures that ours must not exceed, or must reach.
 const TREES_WALL: f64 = 0.5;
@@ -91,12 +100,20 @@ struct Outputs {
 
 /// Runs both programs and prints a table for each. The verdict is whether all goals are reached.
 pub(crate) fn run(options: &Options) -> Verdict {
+    let mut goals = Goals::default();
+    let wanted = |program| options.only.is_none_or(|only| only == program);
+    if wanted(Program::Drop) {
+        let times = (0..DROPS).map(|_| dropped()).collect::<Result<Vec<_>, _>>()?;
+        let what = format!("dropping a heap with {DROPPED} objects, ms, median of {DROPS}");
+        goals.at_most(&what, median(times), DROP_MS);
+    }
+    if options.only == Some(Program::Drop) {
+        return Ok(goals.reached);
+    }
     let go = gospans::toolchain(&options.toolchain)?;
     let folder = std::env::temp_dir().join(format!("rivals-{}", std::process::id()));
     fs::create_dir_all(&folder)?;
     let ours = build_ours()?;
-    let mut goals = Goals::default();
-    let wanted = |program| options.only.is_none_or(|only| only == program);
     if wanted(Program::Trees) {
         let twin = build_twin(&go, "trees", &folder)?;
         for threads in &options.threads {
@@ -105,13 +122,14 @@ pub(crate) fn run(options: &Options) -> Verdict {
             let title = format!("trees of depth {}, {threads} thread(s)", options.depth);
             print(&title, &columns, &contenders);
             for (figure, goal) in [("wall, s", TREES_WALL), ("peak, MiB", TREES_PEAK)] {
-                goals.at_most(&format!("{title}, {figure}, beside Go"), ratio(&contenders, figure), goal);
+                let found = ratio(&contenders[0], &contenders[1], figure);
+                goals.at_most(&format!("{title}, {figure}, beside Go"), found, goal);
             }
         }
     }
     if wanted(Program::Graph) {
         let twin = build_twin(&go, "graph", &folder)?;
-        let contenders = race(graph(options, &ours, &twin), options.rounds, &folder)?;
+        let contenders = race(graph(options, &ours, &twin)?, options.rounds, &folder)?;
         let columns = [
             "operations/s",
             "peak, MiB",
@@ -123,14 +141,27 @@ pub(crate) fn run(options: &Options) -> Verdict {
         ];
         let title = format!("graph, {} MiB live in {} nodes", options.live_mib, options.objects);
         print(&title, &columns, &contenders);
-        let pause = contenders[0].median("pause, ms").map(|pause| pause * 1e6);
-        goals.at_most(&format!("{title}, pause in ns"), pause, PAUSE_NS);
-        goals.at_most(&format!("{title}, pause, beside Go"), ratio(&contenders, "pause, ms"), 1.0);
-        let slowness = ratio(&contenders, "collected, MiB/s").map(|ratio| 1.0 / ratio);
-        goals.at_most(&format!("{title}, processor time a live byte, beside Go"), slowness, 1.0 / THROUGHPUT);
+        for [ours, go] in contenders.as_chunks().0 {
+            let title = format!("graph, {} beside {}", ours.name, go.name);
+            let pause = ours.median("pause, ms").map(|pause| pause * 1e6);
+            goals.at_most(&format!("{title}, our pause in ns"), pause, PAUSE_NS);
+            goals.at_most(&format!("{title}, pause"), ratio(ours, go, "pause, ms"), 1.0);
+            let slowness = ratio(go, ours, "collected, MiB/s");
+            goals.at_most(&format!("{title}, processor time a live byte"), slowness, 1.0 / THROUGHPUT);
+        }
     }
     fs::remove_dir_all(&folder)?;
     Ok(goals.reached)
+}
+
+/// Milliseconds that it takes to drop a heap.
+fn dropped() -> Result<f64, String> {
+    let program = std::env::current_exe().map_err(|error| error.to_string())?.with_file_name("objects");
+    let mut command = Command::new(program);
+    let output = command.args(["drop".to_string(), DROPPED.to_string()]).output();
+    let output = output.map_err(|error| format!("{command:?}: {error}"))?;
+    let nanoseconds = String::from_utf8_lossy(&output.stdout).trim().parse::<f64>();
+    nanoseconds.map(|time| time / 1e6).map_err(|_| format!("{command:?}: {output:?}"))
 }
 
 /// Builds `spanheap` and returns its path.
@@ -185,32 +216,62 @@ fn trees(options: &Options, threads: u32, ours: &Path, twin: &Path) -> Vec<Conte
     };
     let ours =
         Contender { name: "spanheap".into(), runs: Vec::new(), start: Box::new(start), read: our_trees };
-    let go = |processors| go_command(&twin, &arguments, processors, TREES_PERCENT);
+    let go = |processors| go_command(&twin, &arguments, (processors, None), TREES_PERCENT);
     with_go(threads, ours, go, go_trees)
 }
 
-fn graph(options: &Options, ours: &Path, twin: &Path) -> Vec<Contender> {
+/// Pairs of ours and Go's, with one processor and with all.
+fn graph(options: &Options, ours: &Path, twin: &Path) -> Result<Vec<Contender>, String> {
     let live = options.live_mib << 20;
-    let words = |numbers: &[u64]| numbers.iter().map(u64::to_string).collect::<Vec<_>>();
-    let arguments = words(&[options.objects, live, 1, options.seconds]);
-    let [objects, live, _, seconds] = words(&[options.objects, live, 1, options.seconds]).try_into().unwrap();
-    let (ours, twin, percent) = (ours.to_path_buf(), twin.to_path_buf(), options.percent.to_string());
-    let start = move || {
-        let mut command = Command::new(&ours);
-        command.args(["demo", "graph", "--json", "--objects", &objects, "--live", &live]);
-        command.args(["--seconds", &seconds, "--percent", &percent, "--workers", WORKERS]);
-        command
-    };
-    let ours =
-        Contender { name: "spanheap".into(), runs: Vec::new(), start: Box::new(start), read: our_graph };
-    let go = |processors| go_command(&twin, &arguments, processors, options.percent);
-    with_go(1, ours, go, go_graph)
+    let arguments = [options.objects, live, 1, options.seconds].map(|number| number.to_string());
+    let all = std::thread::available_parallelism().map_or(1, |all| all.get() as u32);
+    let first = first_processor()?;
+    let mut contenders = Vec::new();
+    for processors in if all > 1 { vec![1, all] } else { vec![1] } {
+        let bound = (processors == 1).then(|| first.clone());
+        let [objects, live, _, seconds] = arguments.clone();
+        let (program, percent, on) = (ours.to_path_buf(), options.percent.to_string(), bound.clone());
+        let start = move || {
+            let mut command = bound_to(on.as_deref(), &program);
+            command.args(["demo", "graph", "--json", "--objects", &objects, "--live", &live]);
+            command.args(["--seconds", &seconds, "--percent", &percent, "--workers", WORKERS]);
+            command
+        };
+        let mut add = |name: &str, start: Box<dyn Fn() -> Command>, read| {
+            let name = format!("{name}, {processors} processor(s)");
+            contenders.push(Contender { name, runs: Vec::new(), start, read });
+        };
+        add("spanheap", Box::new(start), our_graph);
+        add("Go", go_command(twin, &arguments, (processors, bound), options.percent), go_graph);
+    }
+    Ok(contenders)
 }
 
-fn go_command(twin: &Path, arguments: &[String], processors: u32, percent: u32) -> Box<dyn Fn() -> Command> {
+/// The first processor that this program may run on.
+fn first_processor() -> Result<String, String> {
+    let path = "/proc/self/status";
+    let status = fs::read_to_string(path).map_err(|error| format!("{path}: {error}"))?;
+    let list = word_after(&status, "Cpus_allowed_list:").ok_or(format!("{path} names no processors"))?;
+    Ok(list.split(|c: char| !c.is_ascii_digit()).next().unwrap_or(list).to_string())
+}
+
+/// A program that runs on one processor only, or on any.
+fn bound_to(processor: Option<&str>, program: &Path) -> Command {
+    let Some(processor) = processor else { return Command::new(program) };
+    let mut command = Command::new("taskset");
+    command.args(["-c", processor]).arg(program);
+    command
+}
+
+fn go_command(
+    twin: &Path,
+    arguments: &[String],
+    (processors, bound): (u32, Option<String>),
+    percent: u32,
+) -> Box<dyn Fn() -> Command> {
     let (twin, arguments) = (twin.to_path_buf(), arguments.to_vec());
     Box::new(move || {
-        let mut command = Command::new(&twin);
+        let mut command = bound_to(bound.as_deref(), &twin);
         command.args(&arguments).env("GOMAXPROCS", processors.to_string());
         command.env("GOGC", percent.to_string()).env_remove("GOMEMLIMIT").env_remove("GODEBUG");
         command
@@ -292,7 +353,7 @@ fn our_graph(outputs: &Outputs) -> Option<Figures> {
 }
 
 fn go_trees(outputs: &Outputs) -> Option<Figures> {
-    let number = |name| word_after(&outputs.stderr, name);
+    let number = |name| number_after(&outputs.stderr, name);
     Some(Figures::from([
         ("collections", number("collections")?),
         ("pause, ms", number("longest_pause_ns")? / 1e6),
@@ -300,7 +361,7 @@ fn go_trees(outputs: &Outputs) -> Option<Figures> {
 }
 
 fn go_graph(outputs: &Outputs) -> Option<Figures> {
-    let number = |name| word_after(&outputs.stdout, name);
+    let number = |name| number_after(&outputs.stdout, name);
     Some(Figures::from([
         ("operations/s", number("operations_per_second")?),
         ("collections", number("collections")?),
@@ -315,8 +376,12 @@ fn throughput(bytes: f64, nanoseconds: f64) -> f64 {
 }
 
 /// The number after a name, in a line of names and numbers.
-fn word_after(text: &str, name: &str) -> Option<f64> {
-    text.split_whitespace().skip_while(|word| *word != name).nth(1)?.parse().ok()
+fn number_after(text: &str, name: &str) -> Option<f64> {
+    word_after(text, name)?.parse().ok()
+}
+
+fn word_after<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    text.split_whitespace().skip_while(|word| *word != name).nth(1)
 }
 
 impl Contender {
@@ -325,9 +390,9 @@ impl Contender {
     }
 }
 
-/// Ours by Go's, where Go has as many processors as there are threads.
-fn ratio(contenders: &[Contender], figure: &str) -> Option<f64> {
-    Some(contenders[0].median(figure)? / contenders[1].median(figure)?)
+/// A figure of one by that of another.
+fn ratio(one: &Contender, other: &Contender, figure: &str) -> Option<f64> {
+    Some(one.median(figure)? / other.median(figure)?)
 }
 
 fn print(title: &str, columns: &[&str], contenders: &[Contender]) {

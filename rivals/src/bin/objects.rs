@@ -7,16 +7,20 @@
 //! The processor counts: with its trap flag set it stops after each instruction, and the signal's handler adds one.
 //! Valgrind cannot run this program: it hides the page from which the system's clock is read.
 //!
+//! With the kind `drop` the objects are kept by a root, and what is printed is how many nanoseconds it takes to drop the
+//! heap that they live on, which gives everything back to the system.
+//!
 //! # Safety
 //! The handler does nothing but add to an atomic number. The flag is changed by pushing, changing and popping the flags
 //! register, as one block of assembly that may use the stack.
 
 use spanheap::collect::Context;
-use spanheap::{Config, Edge, Heap, Trace};
+use spanheap::{Config, Edge, Exhausted, Heap, Trace};
 use std::arch::asm;
 use std::error::Error;
 use std::hint::black_box;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 /// Objects that a fresh group has beyond the one that fetched it.
 const ROOM: usize = 63;
@@ -42,6 +46,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
     let kind = arguments.next().unwrap_or_default();
     let count: usize = arguments.next().ok_or("a kind and a number of objects are wanted")?.parse()?;
+    if kind == "drop" {
+        return end_heap(count);
+    }
     if count > ROOM {
         return Err(format!("there is room for {ROOM} objects").into());
     }
@@ -65,6 +72,30 @@ fn allocate<T: Trace + Default>(count: usize) -> Result<(), Box<dyn Error>> {
     })?;
     heap.check()?;
     println!("{}", STEPS.load(Ordering::Relaxed));
+    Ok(())
+}
+
+/// Fills a heap, and drops it.
+fn end_heap(count: usize) -> Result<(), Box<dyn Error>> {
+    let heap = Heap::new(Config::default())?;
+    let mut mutator = heap.enter()?;
+    let kept = mutator.run(|cx| cx.root(cx.allocate_array(count, |_| Edge::<Mapped>::null())?))?;
+    for place in 0..count {
+        mutator.run(|cx| {
+            kept.get(cx).items()[place].set(cx, Some(cx.allocate(Mapped::default())?));
+            Ok::<_, Exhausted>(())
+        })?;
+    }
+    mutator.collect()?;
+    let live = heap.collector_statistics().live.0;
+    if live < count * size_of::<Mapped>() {
+        return Err(format!("of {count} objects only {live} bytes are alive").into());
+    }
+    heap.check()?;
+    drop((kept, mutator));
+    let began = Instant::now();
+    drop(heap);
+    println!("{}", began.elapsed().as_nanos());
     Ok(())
 }
 
