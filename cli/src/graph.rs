@@ -126,8 +126,8 @@ fn graph(options: &Options) -> Outcome<()> {
     let all = seen?.into_iter().fold(Seen::default(), Seen::with);
     let forced = force(&heap, &mut mutator)?;
     let statistics = heap.collector_statistics();
-    let committed = Bytes(heap.snapshot().committed().max(0) as usize);
-    print(options, committed, &all, (seconds, forced), (&before, &statistics));
+    let memory = Memory::of(&heap);
+    print(options, memory, &all, (seconds, forced), (&before, &statistics));
     drop(buckets);
     drop(mutator);
     heap.check()?;
@@ -141,6 +141,22 @@ fn payload(options: &Options) -> usize {
     let words = (options.live / options.objects.max(1)).saturating_sub(place) / 8;
     // An array says how long it is.
     words.saturating_sub(1) as usize
+}
+
+/// What the heap has of the system's memory at the end.
+#[derive(Clone, Copy)]
+struct Memory {
+    committed: Bytes,
+    /// What the kernel says is resident of the heap's own addresses.
+    resident: Bytes,
+}
+
+impl Memory {
+    fn of(heap: &Heap) -> Memory {
+        let resident = heap.resident();
+        let committed = Bytes(heap.snapshot().committed().max(0) as usize);
+        Memory { committed, resident: resident.heap + resident.metadata }
+    }
 }
 
 /// What collections cost when nothing changes.
@@ -308,7 +324,7 @@ impl Seen {
 
 fn print(
     options: &Options,
-    committed: Bytes,
+    memory: Memory,
     seen: &Seen,
     (seconds, forced): (f64, Forced),
     (before, statistics): (&Statistics, &Statistics),
@@ -325,7 +341,8 @@ fn print(
             "marked_bytes": statistics.marked.0 - before.marked.0,
             "forced_cpu_ns": forced.processor.as_nanos() as u64, "forced_marked_bytes": forced.marked,
             "all_collections": statistics.cycles, "window_ns": WINDOW.as_nanos() as u64,
-            "refused": seen.refused, "excess_ns": statistics.excess.0, "committed_bytes": committed.0,
+            "refused": seen.refused, "excess_ns": statistics.excess.0, "committed_bytes": memory.committed.0,
+            "resident_bytes": memory.resident.0,
             "utilisation": seen.utilisation.whole, "worst_utilisation": seen.utilisation.worst,
         });
         println!("{text:#}");
@@ -343,8 +360,9 @@ fn print(
         time(statistics.longest_pause_work.0)
     );
     println!(
-        "{} committed; {} times no memory until the dead were collected",
-        human(committed.0 as i128),
+        "{} committed, {} resident; {} times no memory until the dead were collected",
+        human(memory.committed.0 as i128),
+        human(memory.resident.0 as i128),
         seen.refused
     );
     let rate = forced.marked as f64 / forced.processor.as_secs_f64().max(1e-9);

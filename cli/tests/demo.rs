@@ -104,6 +104,7 @@ fn a_graph_stays_below_its_limit_or_says_that_it_does_not_fit() {
     let graph = ["graph", "--objects", "8000", "--live", "8MiB", "--seconds", "0.2"];
     let held = figures(&[&graph[..], &["--limit", "12MiB"]].concat());
     assert!(held["committed_bytes"].as_u64() <= Some(LIMIT), "{held}");
+    assert!(held["resident_bytes"].as_u64() <= Some(LIMIT + LIMIT / 50), "{held}");
     // Once more, by the environment.
     let mut command = spanheap();
     command.arg("demo").args(graph).env("SPANHEAP_MEMORY_LIMIT", "4MiB");
