@@ -6,8 +6,8 @@
 //! as there are places, and about as many that were cut and that others lead to still ([`CUT`]): payloads are sized so
 //! that all of that together takes what was asked for. Every look at a node checks its mark.
 //!
-//! Between two operations is a safepoint, and each thread notes how long it waited there: the histogram is what a request would have seen, and the
-//! [utilisation](crate::utilisation) is what was left of each 10 ms.
+//! Between two operations is a safepoint, and each thread notes how long it waited there: the histogram is what a request
+//! would have seen, and the [utilisation](crate::utilisation) is what was left of each 10 ms.
 
 use crate::run::{OUR_FAILURE, say};
 use crate::size::human;
