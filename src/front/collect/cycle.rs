@@ -154,7 +154,7 @@ impl Collection {
     }
 
     /// One cycle, up to the sweeping.
-    fn run_cycle(&self, heap: &Heap, cycle: &mut Cycle, reason: Reason) {
+    pub(super) fn run_cycle(&self, heap: &Heap, cycle: &mut Cycle, reason: Reason) {
         let system = heap.core().system;
         self.sweep_all(heap);
         let began = system.now();

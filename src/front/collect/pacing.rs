@@ -6,11 +6,13 @@
 
 use super::cycle::CollectConfig;
 use crate::base::sync::{AtomicBool, AtomicI64, AtomicU64, Ordering};
-use crate::base::{Bytes, Lock, PurposeId, Rank};
+use crate::base::{Bytes, Lock, Pages, PurposeId, Rank};
 use crate::front::core::HeapCore;
 use crate::gc::growth::Growth;
 use crate::gc::limit::Limiter;
-use crate::gc::pace::{Assist, BACKGROUND_UTILISATION, Cycle, Footprint, Pacer, Progress, Settings, Work};
+use crate::gc::pace::{
+    Assist, BACKGROUND_UTILISATION, Cycle, Footprint, Pacer, Progress, Settings, SweepPace, Work,
+};
 use crate::gc::{self, Source};
 use crate::object::Objects;
 use crate::os::{Nanoseconds, System};
@@ -30,6 +32,8 @@ pub(super) struct Pacing {
     /// Whether collecting has had its half of the processors, so that nobody helps for a while, and no cycle begins by
     /// itself.
     limiting: AtomicBool,
+    /// Whether spans wait to be swept, so that those who allocate may owe some of that.
+    sweeping: AtomicBool,
     policy: Lock<Policy>,
     processors: usize,
 }
@@ -38,8 +42,19 @@ struct Policy {
     pacer: Pacer,
     limiter: Limiter,
     growth: Growth,
+    /// How fast to sweep, since the last cycle.
+    sweep: SweepPace,
+    /// Pages that waited to be swept then.
+    unswept: Pages,
     /// Live bytes when marking began.
     began_with: u64,
+}
+
+impl Policy {
+    fn new(pacer: Pacer, limiter: Limiter) -> Policy {
+        let (sweep, unswept) = (SweepPace::default(), Pages(0));
+        Policy { pacer, limiter, growth: Growth::new(), sweep, unswept, began_with: 0 }
+    }
 }
 
 /// What a cycle's begin and end were like, in live bytes.
@@ -67,7 +82,8 @@ impl Pacing {
             assist_time: AtomicU64::new(0),
             external: AtomicI64::new(0),
             limiting: AtomicBool::new(false),
-            policy: Lock::new(Rank::Leaf, Policy { pacer, limiter, growth: Growth::new(), began_with: 0 }),
+            sweeping: AtomicBool::new(false),
+            policy: Lock::new(Rank::Leaf, Policy::new(pacer, limiter)),
             processors,
         }
     }
@@ -232,6 +248,22 @@ impl Pacing {
         policy.pacer.set(settings, live, swept);
         let trigger = policy.pacer.trigger(&footprint).trigger;
         self.trigger.store(trigger, Ordering::Relaxed);
+        if !swept {
+            policy.unswept = objects.unswept();
+            policy.sweep = SweepPace::new(trigger, live, policy.unswept, Pages(0));
+        }
+        self.sweeping.store(!swept, Ordering::Relaxed);
+    }
+
+    /// Whether somebody who allocates so many bytes has to sweep some more first, so that all is swept when the next cycle
+    /// begins. Whoever does not get to know it just now need not.
+    pub(super) fn owes_sweeping(&self, objects: &Objects, bytes: Bytes) -> bool {
+        if !self.sweeping.load(Ordering::Relaxed) {
+            return false;
+        }
+        let Some(policy) = self.policy.try_lock() else { return false };
+        let swept = Pages(policy.unswept.0.saturating_sub(objects.unswept().0));
+        policy.sweep.owed(self.live(objects), bytes.0 as u64, swept) > Pages(0)
     }
 
     fn footprint(&self, core: &HeapCore, objects: &Objects) -> Footprint {

@@ -147,7 +147,7 @@ impl Collection {
     }
 
     /// What a thread owes the collector for allocating: it asks for a cycle when it is time for one, and marks in
-    /// proportion while one runs.
+    /// proportion while one runs; it sweeps in proportion after one.
     fn pace(&self, heap: &Heap, member: &Member, bytes: Bytes) {
         if member.is_marking() {
             let credit = member.credit.get() - bytes.0 as i64;
@@ -155,7 +155,10 @@ impl Collection {
             if credit < 0 {
                 self.assist(heap, member);
             }
-        } else if self.is_due(heap) || self.is_stressed() {
+            return;
+        }
+        while self.pacing.owes_sweeping(&self.objects, bytes) && self.sweep_some(heap, member) {}
+        if self.is_due(heap) || self.is_stressed() {
             self.request(heap, member);
         }
     }

@@ -3,6 +3,7 @@
 use super::*;
 use crate::base::purpose;
 use crate::front::collect::raw::{RawMutator, Shader};
+use crate::gc::trace::Reason;
 use crate::os::simulated::Simulated;
 use crate::os::{Nanoseconds, System};
 use crate::stats::{Account, Snapshot};
@@ -141,6 +142,40 @@ fn a_heap_where_nothing_happens_is_collected_after_two_minutes() {
     mutator.run(|cx| (0..1000).for_each(|number| waste(cx, number)));
     assert_eq!(wake_after(&mut mutator, 0), 2);
     drop((kept, mutator));
+    in_order(&heap);
+}
+
+/// Who allocates sweeps, also where it finds room without that, so that all is swept before it is time for the next cycle.
+#[test]
+fn those_who_allocate_sweep_in_proportion() {
+    const LIVE: usize = 20_000;
+    let heap = heap(CollectConfig { percent: Some(100), least: Bytes::mib(1), ..by_hand() });
+    let mut mutator = heap.enter().unwrap();
+    let table =
+        mutator.run(|cx| cx.root(cx.allocate_array(LIVE, |_| Edge::<Node>::null()).unwrap()).unwrap());
+    (0..LIVE).for_each(|place| replace(&mut mutator, &table, place).unwrap());
+    mutator.collect().unwrap();
+    let collection = heap.collection().unwrap();
+    // A cycle whose driver is put aside before it sweeps.
+    mutator.outside(|| collection.run_cycle(&heap, &mut collection.cycle.lock(), Reason::Forced));
+    let unswept = || collection.objects.unswept().0;
+    let before = unswept();
+    assert!(before > 0);
+    let mut seen = before;
+    while unswept() > 0 {
+        // Large objects have spans of their own, for which nothing has to be swept.
+        mutator.run(|cx| {
+            cx.allocate_array(5_000, |at| at as u64).unwrap();
+        });
+        assert!(
+            !collection.pacing.is_due(&collection.objects),
+            "{} of {before} pages are not swept",
+            unswept()
+        );
+        assert!(unswept() <= seen);
+        seen = unswept();
+    }
+    drop((table, mutator));
     in_order(&heap);
 }
 
