@@ -6,8 +6,8 @@
 //! *front* of its class's portion, which looks like one:
 //!
 //! ```text
-//!   direct[size/16] ─┐                  deal: as many free blocks as there are,
-//!   bins[class]: current ──▶ front      but fewer than allocations until the sample
+//!   direct[size/16] ─┐                  deal: free blocks, a few dozen at most,
+//!   bins[class]: current ──▶ front      and fewer than allocations until the sample
 //!                             ▲
 //!                             └──── free ──── the current span ◀── frees of the owner go here
 //! ```
@@ -33,6 +33,10 @@ use crate::base::random::Random;
 use crate::base::sampling;
 use crate::os::Zeroed;
 use core::ptr;
+
+/// The most blocks of a portion. What is freed meanwhile waits behind it, and leaves the first cache the sooner the longer
+/// the portion is; but each deal takes as long as some allocations.
+const MOST_DEALT: u64 = 32;
 
 /// What the fast path of one class takes from.
 #[repr(C)]
@@ -233,7 +237,7 @@ impl BlockCache {
             portion.until = (portion.until - 1).max(1);
             let span = portion.span;
             let free = (*span).carved - (*span).trip;
-            let count = u64::from(free).min(portion.until - 1) as u32;
+            let count = u64::from(free).min(portion.until - 1).min(MOST_DEALT) as u32;
             if count == 0 {
                 return;
             }

@@ -5,6 +5,7 @@
 
 use super::proc;
 use super::system::SystemError;
+use core::cell::RefCell;
 use core::ffi::CStr;
 use rustix::fs::OFlags;
 use rustix::io::retry_on_intr;
@@ -81,7 +82,23 @@ fn hexadecimal(text: &[u8]) -> Option<usize> {
 }
 
 /// The process's own memory, read by the kernel.
-pub struct OwnMemory(proc::OwnedFd);
+///
+/// Small reads that lie close together are answered from one block that was read before: tables are searched in that
+/// way, and a system call takes longer than the whole rest. What is read so must not change while the value lives.
+pub struct OwnMemory {
+    file: proc::OwnedFd,
+    block: RefCell<Block>,
+}
+
+/// A part of memory, copied. Blocks are aligned, so none reaches into a page that its first byte is not in.
+struct Block {
+    /// Where it is; 1 where there is none.
+    at: usize,
+    bytes: [u8; BLOCK],
+}
+
+/// Bytes of a block: a power of two, and no more than a page.
+const BLOCK: usize = 1024;
 
 impl OwnMemory {
     /// Opens it.
@@ -90,12 +107,31 @@ impl OwnMemory {
     /// `/proc` is not there, or the process may not.
     pub fn open() -> Result<OwnMemory, SystemError> {
         const MEMORY: &CStr = c"/proc/self/mem";
-        proc::open(MEMORY, OFlags::RDONLY).map(OwnMemory)
+        let block = RefCell::new(Block { at: 1, bytes: [0; BLOCK] });
+        proc::open(MEMORY, OFlags::RDONLY).map(|file| OwnMemory { file, block })
     }
 
     /// Reads what is at an address. Returns how many bytes could be read, from the first on.
     pub fn read(&self, at: usize, buffer: &mut [u8]) -> usize {
-        retry_on_intr(|| rustix::io::pread(&self.0, &mut *buffer, at as u64)).unwrap_or(0)
+        let (start, within) = (at & !(BLOCK - 1), at & (BLOCK - 1));
+        let mut block = self.block.borrow_mut();
+        if within + buffer.len() > BLOCK {
+            return self.fetch(at, buffer);
+        }
+        if block.at != start {
+            // Until all of it is there, there is none.
+            block.at = 1;
+            if self.fetch(start, &mut block.bytes) < BLOCK {
+                return self.fetch(at, buffer);
+            }
+            block.at = start;
+        }
+        buffer.copy_from_slice(&block.bytes[within..within + buffer.len()]);
+        buffer.len()
+    }
+
+    fn fetch(&self, at: usize, buffer: &mut [u8]) -> usize {
+        retry_on_intr(|| rustix::io::pread(&self.file, &mut *buffer, at as u64)).unwrap_or(0)
     }
 
     /// Reads exactly so many bytes.
@@ -144,5 +180,21 @@ mod tests {
         let value = 0x1234_5678_u32;
         assert_eq!(memory.array(core::ptr::from_ref(&value).addr()), Some(value.to_ne_bytes()));
         assert_eq!(memory.array::<4>(16), None);
+    }
+
+    #[test]
+    fn reads_close_together_are_as_reads_one_by_one() {
+        let bytes: Vec<u8> = (0..3 * BLOCK).map(|at| (at * 7 % 251) as u8).collect();
+        let memory = OwnMemory::open().unwrap();
+        // Back and forth, within blocks and across their ends.
+        for (step, size) in [(1, 1), (63, 8), (BLOCK - 1, 16), (5, 2 * BLOCK), (777, BLOCK)] {
+            let mut at = 0;
+            for _ in 0..500 {
+                let mut found = vec![0; size];
+                assert_eq!(memory.read(bytes.as_ptr().addr() + at, &mut found), size);
+                assert_eq!(found, bytes[at..at + size], "{size} at {at}");
+                at = (at + step) % (bytes.len() - size);
+            }
+        }
     }
 }
