@@ -62,7 +62,7 @@ fn slow(size: usize, kind: Kind) -> *mut c_void {
     if pace::is_due() {
         cycle::collect(Why::Due);
     } else if settings::is_stressed() {
-        cycle::collect(Why::Asked);
+        cycle::collect(Why::Stressed);
     }
     if let Some(object) = take(size, kind) {
         return object.cast();
@@ -193,8 +193,10 @@ fn free(address: *mut c_void) {
         // Not to be freed while somebody marks: that takes the lock, which only the collector holds for long. What
         // cannot be freed now is found dead by the next collection.
         if heap::try_lock() {
-            // SAFETY: the program gives the object up, and nobody marks while the lock is held.
-            parts.with_work(|work| unsafe { parts.objects().free_large(&object, work) });
+            if !parts.objects().is_marking() {
+                // SAFETY: the program gives the object up, and nobody begins to mark while the lock is held.
+                parts.with_work(|work| unsafe { parts.objects().free_large(&object, work) });
+            }
             heap::unlock();
         }
         return;

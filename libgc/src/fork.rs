@@ -9,7 +9,7 @@
 //! # Safety
 //! The functions are called by the C library, at the times that it documents.
 
-use crate::{heap, mark, threads, verify};
+use crate::{concurrent, heap, mark, threads, verify};
 use core::ffi::{CStr, c_char, c_int, c_void};
 use core::ptr;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -91,12 +91,14 @@ pub(crate) fn install() {
 
 extern "C" fn before() {
     heap::lock();
+    concurrent::park();
     process::before_fork();
 }
 
 extern "C" fn after() {
     // SAFETY: the C library calls this after `before`, on the same thread.
     unsafe { process::after_fork() };
+    concurrent::unpark();
     heap::unlock();
 }
 
@@ -105,6 +107,7 @@ extern "C" fn after_in_child() {
     unsafe { process::after_fork_in_child() };
     threads::forget_others();
     mark::forget_helpers();
+    concurrent::forget();
     heap::unlock();
 }
 

@@ -23,8 +23,9 @@ use core::cell::UnsafeCell;
 use core::ffi::{c_int, c_uint, c_void};
 use core::ptr;
 use core::sync::atomic::{AtomicUsize, Ordering};
-use spanheap::base::PurposeId;
+use spanheap::base::{Address, PurposeId};
 use spanheap::object::{PageMeta, SpanClass, SpanKind};
+use spanheap::span::PageHeap;
 
 /// A descriptor: its low two bits say what the others are.
 type Descriptor = usize;
@@ -245,10 +246,28 @@ const HANDLE: *mut c_void = ptr::without_provenance_mut(16);
 
 /// Shades the objects that live until they are freed.
 pub(crate) fn push_uncollectable(driver: &mut Driver<'_, '_>) {
-    let purpose = heap::gc().purpose(UNCOLLECTABLE);
-    for_each_span(purpose, driver, |driver, base, code, meta| {
-        meta.allocs.iter().for_each(|index| driver.shade(base + index * code.row().size as usize));
+    for_each_uncollectable(driver.marking.supply.ground.heap, |address| driver.shade(address.0));
+}
+
+/// Calls `visit` with the address of every object that lives until it is freed. Those that come meanwhile may be left out.
+pub(crate) fn for_each_uncollectable(heap: &PageHeap, mut visit: impl FnMut(Address)) {
+    for_each_span(heap, heap::gc().purpose(UNCOLLECTABLE), |base, code, meta| {
+        meta.allocs.iter().for_each(|index| visit(Address(base + index * code.row().size as usize)));
     });
+}
+
+/// Has the procedures called once more for objects that are done with: in this cycle they were called in its first stop,
+/// or not at all for what is new.
+pub(crate) fn forget_traced(driver: &mut Driver<'_, '_>) {
+    let heap = driver.marking.supply.ground.heap;
+    for kind in made().iter().filter(|kind| kind.procedure.is_some()) {
+        for_each_span(heap, heap::gc().purpose(kind.pool), |_, _, meta| meta.scans.clear());
+    }
+}
+
+/// The kinds that programs have made.
+fn made() -> &'static [Kind] {
+    &state().kinds[4..COUNT.load(Ordering::Acquire)]
 }
 
 /// Calls `visit` for every slot of a purpose's spans that is wanted and not done with, and marks it as done with.
@@ -258,7 +277,7 @@ fn for_each_slot(
     wanted: impl Fn(u64, SpanClass) -> u64,
     mut visit: impl FnMut(&mut Driver<'_, '_>, usize),
 ) {
-    for_each_span(purpose, driver, |driver, base, code, meta| {
+    for_each_span(driver.marking.supply.ground.heap, purpose, |base, code, meta| {
         for (group, marks) in meta.marks.0.iter().enumerate() {
             let scans = &meta.scans.0[group];
             let mut left = wanted(marks.load(Ordering::Acquire), code) & !scans.load(Ordering::Relaxed);
@@ -273,18 +292,13 @@ fn for_each_slot(
 }
 
 /// Calls `visit` for every object span of a purpose, with where its slots begin, its class and its metadata.
-fn for_each_span(
-    purpose: PurposeId,
-    driver: &mut Driver<'_, '_>,
-    mut visit: impl FnMut(&mut Driver<'_, '_>, usize, SpanClass, &PageMeta),
-) {
+fn for_each_span(heap: &PageHeap, purpose: PurposeId, mut visit: impl FnMut(usize, SpanClass, &PageMeta)) {
     let objects = heap::gc().parts.objects();
-    let heap = driver.marking.supply.ground.heap;
     for (_, span) in heap.spans().filter(|(_, span)| span.purpose() == purpose) {
         let first = span.page();
         let (code, Some(meta)) = (objects.code(first), objects.meta(first)) else { continue };
         if code.is_first() {
-            visit(driver, objects.base().0 + first.offset(), code, meta);
+            visit(objects.base().0 + first.offset(), code, meta);
         }
     }
 }

@@ -15,7 +15,8 @@
 //!
 //! - [`alloc`] allocates and frees, [`shapes`] by alignment and kind; [`kinds`] and [`typed`] have what the collector
 //!   must know of an object's inside;
-//! - [`cycle`] is a collection, [`pace`] when there is one, [`mark`] who marks;
+//! - [`cycle`] is a collection, [`pace`] when there is one, [`mark`] who marks, [`concurrent`] how that is done while the
+//!   program runs;
 //! - [`roots`] finds the program's data, [`threads`] knows its threads and their stacks, [`stop`] stops them;
 //! - [`finalize`] has finalizers and [`links`] what disappears;
 //! - [`settings`], [`hints`] and [`stats`] are what programs set and ask, [`events`] what they are told;
@@ -39,6 +40,7 @@
 #![allow(clippy::missing_safety_doc, reason = "the contract is the collector's public one: the headers")]
 
 pub mod alloc;
+mod concurrent;
 pub mod cycle;
 pub mod debug;
 pub mod events;

@@ -19,7 +19,7 @@
 //! its own.
 
 use crate::threads::{Record, Side};
-use crate::{heap, settings, verify};
+use crate::{concurrent, heap, settings, verify};
 use core::cell::UnsafeCell;
 use core::ffi::{c_char, c_int, c_void};
 use core::ptr;
@@ -83,6 +83,11 @@ pub(crate) fn start_helpers(live: usize) {
 }
 
 fn start(number: u32) -> bool {
+    start_thread(help, ptr::without_provenance_mut(number as usize))
+}
+
+/// Starts a thread of the library's own. Returns whether there is one.
+pub(crate) fn start_thread(run: extern "C" fn(*mut c_void) -> *mut c_void, argument: *mut c_void) -> bool {
     // SAFETY: the thread runs a function of this library; all signals are blocked before it begins, so that it handles
     // none of the program's.
     unsafe {
@@ -90,8 +95,7 @@ fn start(number: u32) -> bool {
         libc::sigfillset(&mut all);
         libc::pthread_sigmask(libc::SIG_SETMASK, &all, &mut before);
         let mut thread = 0;
-        let argument = ptr::without_provenance_mut(number as usize);
-        let failed = libc::pthread_create(&mut thread, ptr::null(), help, argument);
+        let failed = libc::pthread_create(&mut thread, ptr::null(), run, argument);
         libc::pthread_sigmask(libc::SIG_SETMASK, &before, ptr::null_mut());
         if failed == 0 {
             libc::pthread_detach(thread);
@@ -302,6 +306,10 @@ pub extern "C" fn GC_push_all_eager(start: *mut c_void, end: *mut c_void) {
 /// Marks an object, and not what it leads to.
 #[unsafe(no_mangle)]
 pub extern "C" fn GC_set_mark_bit(object: *const c_void) {
+    // In the first stop of two that would last until the next one, where the program may not say it again.
+    if concurrent::phase() == concurrent::Phase::Ready {
+        return;
+    }
     let objects = heap::gc().parts.objects();
     if let Some(found) = objects.find(Address(object.addr())) {
         objects.mark(&found);
@@ -337,6 +345,12 @@ extern "C" fn push_stacks() {
 /// Asked for roots at each collection, on the thread that collects. Programs put their own in its place.
 #[unsafe(no_mangle)]
 pub static mut GC_push_other_roots: extern "C" fn() = push_stacks;
+
+/// Whether the program pushes roots of its own.
+pub(crate) fn has_own_roots() -> bool {
+    // SAFETY: a word.
+    !ptr::fn_addr_eq(unsafe { GC_push_other_roots }, push_stacks as extern "C" fn())
+}
 
 /// Sets who is asked for roots.
 #[unsafe(no_mangle)]

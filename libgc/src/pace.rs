@@ -11,7 +11,7 @@
 //!
 //! No collection begins below 4 MiB of objects.
 
-use crate::{heap, hints, settings};
+use crate::{concurrent, heap, hints, settings};
 use core::sync::atomic::{AtomicUsize, Ordering};
 use spanheap::base::{Bytes, Lock, Rank};
 use spanheap::gc::pace::{Cycle, DEFAULT_MINIMUM, Footprint, Pacer, Progress, Settings, Work};
@@ -21,6 +21,8 @@ const PERCENT: usize = 300;
 
 /// Live bytes at which to collect.
 static GOAL: AtomicUsize = AtomicUsize::new(DEFAULT_MINIMUM.0);
+/// Live bytes at which those who allocate look what is due: the goal, or earlier where the program is marked while it runs.
+static DUE: AtomicUsize = AtomicUsize::new(DEFAULT_MINIMUM.0);
 /// No collection below so many.
 static ROOM: AtomicUsize = AtomicUsize::new(0);
 
@@ -59,13 +61,19 @@ pub(crate) fn settle(marked: usize, stacks: usize, roots: usize) {
     let goal = usize::try_from(pacer.goal(&footprint)).unwrap_or(usize::MAX);
     let least = marked.saturating_add(hints::GC_get_min_bytes_allocd());
     GOAL.store(goal.max(least).max(ROOM.load(Ordering::Relaxed)), Ordering::Relaxed);
+    concurrent::draw_line();
 }
 
-/// Whether it is time for a collection.
+/// Says at how many live bytes something is due.
+pub(crate) fn set_due(live: usize) {
+    DUE.store(live, Ordering::Relaxed);
+}
+
+/// Whether it is time for a collection, or for the next step of one.
 #[inline]
 pub(crate) fn is_due() -> bool {
     let live = heap::gc().parts.objects().live().0;
-    live >= GOAL.load(Ordering::Relaxed) && settings::may_collect() && hints::are_automatic()
+    live >= DUE.load(Ordering::Relaxed) && settings::may_collect() && hints::are_automatic()
 }
 
 /// Lets so many bytes more be allocated before the next collection.
@@ -74,6 +82,7 @@ pub(crate) fn expand(bytes: usize) {
     let room = live.saturating_add(bytes);
     ROOM.fetch_max(room, Ordering::Relaxed);
     GOAL.fetch_max(room, Ordering::Relaxed);
+    concurrent::draw_line();
 }
 
 /// Live bytes at which the next collection begins.

@@ -14,7 +14,7 @@
 //! # Safety
 //! The notes are used by the thread that drives a collection.
 
-use crate::{cycle, heap, settings, stop};
+use crate::{concurrent, cycle, heap, settings, stop};
 use core::cell::UnsafeCell;
 use core::ptr;
 use core::sync::atomic::{AtomicBool, Ordering};
@@ -135,7 +135,9 @@ pub(crate) fn at_exit() {
     if heap::existing().is_none() || !is_on() {
         return;
     }
-    heap::lock();
+    if !cycle::lock_between() {
+        return;
+    }
     cycle::sweep_all();
     stop::stop_world();
     // Slots that threads have freed count as objects until a collection takes them back.
@@ -143,6 +145,7 @@ pub(crate) fn at_exit() {
     let heap = heap::gc().parts.heap();
     let checked = heap.check();
     stop::go_on();
+    concurrent::unpark();
     heap::unlock();
     if let Err(error) = checked {
         fail(format_args!("{error}"));

@@ -8,7 +8,7 @@ use crate::base::Bytes;
 use crate::front::collect::CollectConfig;
 use crate::front::environment;
 use crate::front::profile::DEFAULT_MEAN;
-use crate::os::cgroup;
+use crate::os::{Nanoseconds, cgroup};
 use core::fmt;
 
 /// What a heap is made with.
@@ -38,6 +38,23 @@ pub struct Config {
     /// How the collector works, where the program does not say it by
     /// [`Heap::configure_collector`](crate::Heap::configure_collector).
     pub collect: CollectConfig,
+    /// Whether doors whose programs have no barrier mark while those run.
+    pub concurrent: Concurrent,
+    /// The longest stop that is fine by the program: where marking would take longer, [`Concurrent::Auto`] marks while
+    /// the program runs.
+    pub pause: Nanoseconds,
+}
+
+/// Whether to mark while a program runs that has no barrier: the kernel tells which pages were written meanwhile.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Concurrent {
+    /// Where a stop would take longer than [`Config::pause`].
+    Auto = 0,
+    /// At every collection that begins by itself.
+    On = 1,
+    /// Never.
+    Off = 2,
 }
 
 /// What a heap says on standard error while it works.
@@ -98,14 +115,18 @@ pub const CONF: &str = "SPANHEAP_CONF";
 pub const MEMORY_LIMIT: &str = "SPANHEAP_MEMORY_LIMIT";
 /// The variable with the growth between collections.
 pub const GC_PERCENT: &str = "SPANHEAP_GC_PERCENT";
+/// The longest stop that is fine where nobody says otherwise.
+const DEFAULT_PAUSE: Nanoseconds = Nanoseconds(5_000_000);
 /// The least address space that makes a heap.
 pub const LEAST_RESERVE: Bytes = Bytes::mib(64);
 
 const KEYS: &str = "keys: reserve:SIZE, limit:SIZE|auto|off, misuse:abort|report, \
                     scavenger:off|on|eager, log:off|limits, profile:SIZE|on|off, profile_file:PATH, \
                     page:on|off, thread_stacks:on|off, gc_percent:N|off, gc_least:SIZE, gc_workers:N, \
-                    gc_trace:on|off, gc_verify:on|off, gc_poison:on|off, gc_stress:N|off";
+                    gc_trace:on|off, gc_verify:on|off, gc_poison:on|off, gc_stress:N|off, \
+                    concurrent:auto|on|off, pause:TIME";
 const SIZES: &str = "a size: a number and B, KiB, MiB, GiB or TiB";
+const TIMES: &str = "a time: a number and us, ms or s";
 const PERCENT: &str = "a number of percent, such as 100, or off";
 const LIMITS: &str = "a limit: a number and B, KiB, MiB, GiB or TiB, or auto, or off";
 
@@ -124,6 +145,8 @@ impl Config {
             log: Log::Off,
             thread_stacks: false,
             collect: CollectConfig::new(),
+            concurrent: Concurrent::Off,
+            pause: DEFAULT_PAUSE,
         }
     }
 
@@ -226,6 +249,15 @@ impl Config {
                 let every = value.parse().ok().filter(|&every| every > 0);
                 collect.stress = Some(every.ok_or("gc_stress: every how many slow allocations, or off")?);
             }
+            "concurrent" => {
+                self.concurrent = match value {
+                    "auto" => Concurrent::Auto,
+                    "on" => Concurrent::On,
+                    "off" => Concurrent::Off,
+                    _ => return Err("concurrent:auto, concurrent:on or concurrent:off"),
+                }
+            }
+            "pause" => self.pause = time(value).ok_or(TIMES)?,
             _ => return Err(KEYS),
         }
         Ok(())
@@ -317,6 +349,19 @@ pub fn size(text: &str) -> Option<Bytes> {
     number.parse::<usize>().ok()?.checked_mul(1 << shift).map(Bytes)
 }
 
+/// A time: a number, and `us`, `ms` or `s`.
+fn time(text: &str) -> Option<Nanoseconds> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let nanoseconds = match unit {
+        "us" => 1_000,
+        "ms" => 1_000_000,
+        "s" => 1_000_000_000,
+        _ => return None,
+    };
+    number.parse::<u64>().ok()?.checked_mul(nanoseconds).map(Nanoseconds)
+}
+
 impl fmt::Display for ConfigError<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {:?} is not understood; {}", self.variable, self.text, self.valid)
@@ -388,6 +433,13 @@ mod tests {
         assert_eq!(heard, text.split(',').collect::<Vec<_>>());
         config.read_percent(" off", |error| panic!("{error}"));
         config.read_conf("gc_stress:off,gc_trace:off", |error| panic!("{error}"));
+        for (text, pause) in [("250us", 250_000), ("3ms", 3_000_000), ("1s", 1_000_000_000)] {
+            config.read_conf(&format!("concurrent:on, pause:{text}"), |error| panic!("{error}"));
+            assert_eq!((config.concurrent, config.pause.0), (Concurrent::On, pause));
+        }
+        let mut heard = Vec::new();
+        config.read_conf("concurrent:maybe,pause:3,pause:ms,pause:1h", |error| heard.push(error.text));
+        assert_eq!(heard, ["concurrent:maybe", "pause:3", "pause:ms", "pause:1h"]);
         assert_eq!((config.collect.percent, config.collect.stress), (None, None));
         assert!(!config.collect.trace);
     }

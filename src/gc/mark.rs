@@ -357,7 +357,13 @@ impl Worker {
     }
 
     /// Scans objects of a page, and those that they lead to on the same page.
-    fn scan_rounds(&mut self, page: usize, meta: &PageMeta, mut round: Round, marking: &mut Marking<'_>) {
+    pub(super) fn scan_rounds(
+        &mut self,
+        page: usize,
+        meta: &PageMeta,
+        mut round: Round,
+        marking: &mut Marking<'_>,
+    ) {
         let row = marking.row(marking.code(page));
         while round.count > 0 {
             let mut here = Here { page, row, found: [0; GROUPS] };
@@ -515,7 +521,7 @@ impl Worker {
     }
 
     /// Scans a piece of a registered range.
-    fn scan_root(&mut self, job: &Job<'_>, marking: &mut Marking<'_>) {
+    pub(super) fn scan_root(&mut self, job: &Job<'_>, marking: &mut Marking<'_>) {
         let Some(piece) = job.piece() else { return };
         // SAFETY: who registered a range promised that it is readable until it is removed, which waits for this job.
         unsafe {
@@ -604,14 +610,14 @@ impl Default for Worker {
 }
 
 /// Whether objects of a span class are scanned page by page.
-fn is_queued(code: SpanClass, row: &SpanRow) -> bool {
+pub(super) fn is_queued(code: SpanClass, row: &SpanRow) -> bool {
     code.is_small() && row.size as usize <= MAX_ONE_PAGE
 }
 
 /// Objects of a page that this marker alone is about to scan.
-struct Round {
-    objects: [u64; GROUPS],
-    count: u64,
+pub(super) struct Round {
+    pub(super) objects: [u64; GROUPS],
+    pub(super) count: u64,
 }
 
 impl Round {

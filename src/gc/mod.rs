@@ -72,6 +72,8 @@
 //! (Go: `mgc.go`, `mgcmark.go`, `mgcwork.go`, `mgcmark_greenteagc.go`, `mwbbuf.go`, `mbarrier.go`, `mcheckmark.go`.)
 
 #[cfg(not(loom))]
+mod again;
+#[cfg(not(loom))]
 pub mod attach;
 #[cfg(not(loom))]
 pub mod barrier;

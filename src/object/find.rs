@@ -100,7 +100,7 @@ impl Objects {
     }
 
     /// The first page of the span that a later page belongs to.
-    fn first_page(&self, page: PageId) -> Option<PageId> {
+    pub(crate) fn first_page(&self, page: PageId) -> Option<PageId> {
         // SAFETY: an object span has covered the page, so the map has an entry for it, and whatever number stands
         // there is one of a record, which stays a record.
         let span = unsafe {

@@ -105,7 +105,7 @@ impl Bits {
     }
 
     /// Sets all words to zero, with release. Nobody else changes them meanwhile.
-    pub(super) fn clear(&self) {
+    pub fn clear(&self) {
         self.0.iter().for_each(|word| word.store(0, Ordering::Release));
     }
 }

@@ -33,6 +33,7 @@
 //! - [`Table`]: an array reserved for as many elements as there can ever be, with memory behind those that are needed.
 //! - [`Pool`]: objects of one type, taken and given back by number, over a table.
 //! - [`Permanent`]: bytes that are never given back before the heap goes, over a table.
+//! - [`Watch`]: which pages of a reservation were written, as far as the system says so.
 //! - [`proc`]: what the kernel says about this process, and text to a file, without allocation.
 //!
 //! 1. No other room makes a system call about memory. (`base::sync` lets a lock sleep; that is all.)
@@ -63,6 +64,7 @@ pub mod table;
 pub(crate) mod testing;
 #[cfg(all(test, not(loom)))]
 mod tests;
+pub mod watch;
 
 pub use permanent::Permanent;
 pub use pool::{Pool, Taken};
@@ -70,3 +72,4 @@ pub use region::{DEFAULT_REGION, GrowError, LEAST_REGION, Region, ReserveError};
 pub use simulated::Simulated;
 pub use system::{Guarding, Hint, Nanoseconds, System, SystemError};
 pub use table::{Table, Zeroed};
+pub use watch::{Watch, Written};

@@ -16,6 +16,7 @@ use core::arch::asm;
 use rustix::io::Errno;
 
 const SIGNAL_MASK: usize = 14;
+const IOCTL: usize = 16;
 const CLONE: usize = 56;
 const CLOCK_GETTIME: usize = 228;
 const MEMBARRIER: usize = 324;
@@ -64,6 +65,23 @@ unsafe fn call(number: usize, arguments: [usize; 4]) -> Result<usize, SystemErro
         );
     }
     outcome(value)
+}
+
+/// Has a file's driver do something: `argument` is an address of what `number` says.
+///
+/// # Errors
+/// What the driver says.
+///
+/// # Safety
+/// As for that driver's call.
+pub(super) unsafe fn control(file: i32, number: usize, argument: usize) -> Result<usize, SystemError> {
+    loop {
+        // SAFETY: the caller's promise.
+        match unsafe { call(IOCTL, [file as usize, number, argument, 0]) } {
+            Err(error) if error == Errno::INTR.into() => {}
+            other => return other,
+        }
+    }
 }
 
 /// A clock's time in nanoseconds; 0 where the kernel has no such clock.

@@ -60,9 +60,15 @@ pub enum Call {
     Guard,
     /// Guarded → Ready.
     Unguard,
+    /// To begin to watch which pages are written.
+    Watch,
+    /// To protect watched pages.
+    Protect,
+    /// To ask which were written.
+    Written,
 }
 
-const CALLS: usize = 7;
+const CALLS: usize = 10;
 
 const RESERVED: u8 = 0;
 const FRESH: u8 = 1;
@@ -350,7 +356,7 @@ impl Simulated {
     }
 
     /// Counts a call, and refuses it if it is one of those to be refused.
-    fn enter(&self, call: Call) -> Result<(), SystemError> {
+    pub(super) fn enter(&self, call: Call) -> Result<(), SystemError> {
         self.calls[call as usize].fetch_add(1, SeqCst);
         let number = self.total.fetch_add(1, SeqCst);
         if (self.refuse_from.load(SeqCst)..self.refuse_to.load(SeqCst)).contains(&number) {

@@ -10,9 +10,11 @@
 use super::{CollectConfig, CollectError, Collection};
 use crate::base::PurposeId;
 use crate::block::Work;
+use crate::front::config::Concurrent;
 use crate::front::heap::Heap;
 use crate::gc::{Collector, Marking};
 use crate::object::{ObjectWork, Objects, Shapes};
+use crate::os::Nanoseconds;
 
 /// What a heap has for its collected objects, in the hands of a door that drives the collections.
 #[derive(Clone, Copy)]
@@ -58,6 +60,12 @@ impl<'h> Parts<'h> {
     /// What markers share.
     pub fn collector(&self) -> &'h Collector {
         &self.collection.collector
+    }
+
+    /// Whether the program wants to run while it is marked, and the longest stop that is fine by it.
+    pub fn concurrency(&self) -> (Concurrent, Nanoseconds) {
+        let config = &self.heap.core().config;
+        (config.concurrent, config.pause)
     }
 
     /// Has objects of a purpose that the program declared.
