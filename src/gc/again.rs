@@ -11,6 +11,7 @@
 //! says that they are there. Spans do not go away while marking.
 
 use super::mark::{Marking, Round, Source, Worker, is_queued};
+use super::roots::Job;
 use crate::base::sync::Ordering;
 use crate::base::{Address, Bytes, PAGE_SHIFT, PAGE_SIZE, PageId};
 use crate::object::meta::{GROUP, GROUPS, valid};
@@ -84,6 +85,21 @@ impl Worker {
         let (from, until) = (start.max(range.start), (start + object.size.0).min(range.end));
         // SAFETY: a part of the object.
         unsafe { self.scan_words((Address(base + from), Bytes(until - from)), Source::Heap, marking) };
+    }
+
+    /// Scans a piece of a registered range.
+    pub(super) fn scan_root(&mut self, job: &Job<'_>, marking: &mut Marking<'_>) {
+        let Some(piece) = job.piece() else { return };
+        // SAFETY: who registered a range promised that it is readable until it is removed, which waits for this job.
+        unsafe {
+            match piece.bits {
+                None => self.scan_words((piece.start, piece.size), Source::Roots, marking),
+                Some(bits) => {
+                    let words = core::ptr::with_exposed_provenance(piece.start.0);
+                    self.scan_mapped(words, bits, Source::Roots, marking);
+                }
+            }
+        }
     }
 
     /// Scans the registered ranges that nobody has taken yet, on this marker alone.

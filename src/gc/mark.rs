@@ -44,7 +44,7 @@ use super::Collector;
 use super::grey::{Grey, fetch};
 use super::kernel::{BLOCK, Candidates, Kernel, MOST_BLOCKS, MOST_WORDS, Window};
 use super::queue::{self, Entry};
-use super::roots::{Job, PIECE};
+use super::roots::PIECE;
 use super::work::Supply;
 use crate::base::sync::{Backoff, Ordering};
 use crate::base::{Address, Bytes, PAGE_SHIFT, PAGE_SIZE, PageId};
@@ -518,21 +518,6 @@ impl Worker {
             return true;
         }
         false
-    }
-
-    /// Scans a piece of a registered range.
-    pub(super) fn scan_root(&mut self, job: &Job<'_>, marking: &mut Marking<'_>) {
-        let Some(piece) = job.piece() else { return };
-        // SAFETY: who registered a range promised that it is readable until it is removed, which waits for this job.
-        unsafe {
-            match piece.bits {
-                None => self.scan_words((piece.start, piece.size), Source::Roots, marking),
-                Some(bits) => {
-                    let words = core::ptr::with_exposed_provenance(piece.start.0);
-                    self.scan_mapped(words, bits, Source::Roots, marking);
-                }
-            }
-        }
     }
 
     /// Searches all spans for objects that are marked and not scanned, and scans them.

@@ -14,6 +14,7 @@ use crate::os::testing::shard;
 use crate::span::Ground;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+mod again;
 mod graph;
 mod lists;
 mod mutation;
