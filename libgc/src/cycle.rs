@@ -128,7 +128,7 @@ extern "C" fn collect_locked(record: *mut c_void, _: *mut c_void, pointer: usize
     give_back();
     record.pointer.set(before);
     concurrent::note_whole(marked.0, lasted);
-    note(had, marked, lasted);
+    note(had, marked, lasted, "");
     events::tell(Event::End);
     ptr::null_mut()
 }
@@ -182,7 +182,7 @@ extern "C" fn finish_locked(record: *mut c_void, _: *mut c_void, pointer: usize)
     give_back();
     record.pointer.set(before);
     concurrent::end(marked.0);
-    note(had, marked, lasted);
+    note(had, marked, lasted, ", marked beside the program");
     events::tell(Event::End);
     ptr::null_mut()
 }
@@ -374,7 +374,7 @@ pub(crate) fn settle(driver: &mut Driver<'_, '_>) {
     }
 }
 
-fn note(had: Bytes, marked: Bytes, lasted: u64) {
+fn note(had: Bytes, marked: Bytes, lasted: u64, how: &str) {
     let number = NUMBER.fetch_add(1, Ordering::Relaxed) + 1;
     LAST.store(lasted, Ordering::Relaxed);
     LIVE.store(marked.0, Ordering::Relaxed);
@@ -382,7 +382,7 @@ fn note(had: Bytes, marked: Bytes, lasted: u64) {
     unsafe { settings::GC_gc_no = number };
     if settings::prints() {
         settings::log(format_args!(
-            "spanheap gc {number}: {} -> {} KiB, goal {} KiB, stopped {} us, longest {} us",
+            "spanheap gc {number}: {} -> {} KiB, goal {} KiB, stopped {} us, longest {} us{how}",
             had.0 >> 10,
             marked.0 >> 10,
             pace::goal() >> 10,

@@ -275,24 +275,34 @@ fn symbol_of(declaration: &str) -> Option<&str> {
     last
 }
 
-/// Marks while the program runs, at every chance.
-const BESIDE: (&str, &str) = ("SPANHEAP_CONF", "concurrent:on");
+/// Marks while the program runs, at every chance, and looks whether nothing was missed.
+const BESIDE: (&str, &str) = ("SPANHEAP_CONF", "concurrent:on,gc_verify:on,gc_poison:on");
+
+/// A file for the library's log; it is not there yet.
+fn log_file(name: &str) -> String {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let _ = fs::remove_file(&path);
+    path.to_str().expect("a path of letters").to_owned()
+}
 
 #[test]
 fn no_object_is_lost_while_the_program_runs() {
     let Some(program) = compile("mutate.c") else { return };
     let theirs = run(&program, None, &[]);
-    assert_eq!(run(&program, Some(directory()), &[BESIDE]), theirs);
-    assert_eq!(run(&program, Some(directory()), &[BESIDE, ("SPANHEAP_GC_STRESS", "20")]), theirs);
+    let log = log_file("mutate.log");
+    let prints = [BESIDE, ("GC_PRINT_STATS", "1"), ("GC_LOG_FILE", log.as_str())];
+    assert_eq!(run(&program, Some(directory()), &prints), theirs);
+    let said = fs::read_to_string(log).expect("the log is written");
+    let is_refused = said.contains("cannot be watched");
+    assert!(is_refused || said.contains("marked beside the program"), "{said}");
+    assert_eq!(run(&program, Some(directory()), &[BESIDE, ("SPANHEAP_GC_STRESS", "2000")]), theirs);
 }
 
 #[test]
 fn where_nothing_can_be_watched_the_world_is_stopped() {
     let Some(program) = compile("refused.c") else { return };
-    let log = Path::new(env!("CARGO_TARGET_TMPDIR")).join("refused.log");
-    let _ = fs::remove_file(&log);
-    let log = log.to_str().expect("a path of letters");
-    let said = run(&program, Some(directory()), &[BESIDE, ("GC_LOG_FILE", log)]);
+    let log = log_file("refused.log");
+    let said = run(&program, Some(directory()), &[BESIDE, ("GC_LOG_FILE", log.as_str())]);
     assert_eq!(said, run(&program, None, &[]));
     let said = fs::read_to_string(log).expect("the log is written");
     assert_eq!(said.lines().count(), 1, "it is said once: {said}");
@@ -304,7 +314,7 @@ fn kinds_roots_and_forks_beside_the_program() {
     for source in ["kinds.c", "pushing.c", "threads.c", "typed.c", "reach.c"] {
         let Some(program) = compile(source) else { return };
         let theirs = run(&program, None, &[]);
-        let stress = ("SPANHEAP_GC_STRESS", "10");
+        let stress = ("SPANHEAP_GC_STRESS", "2000");
         assert_eq!(run(&program, Some(directory()), &[BESIDE, stress]), theirs, "{source}");
     }
 }
