@@ -30,6 +30,7 @@ use core::ptr;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use spanheap::base::sync::Backoff;
 use spanheap::base::{Address, Bytes};
+use spanheap::gc::patience::Found;
 use spanheap::object::NoAttachments;
 
 /// Collections that have ended.
@@ -352,6 +353,7 @@ fn decide(driver: &mut Driver<'_, '_>) {
 fn conclude(taken: Bytes) -> Bytes {
     verify::compare();
     let parts = heap::gc().parts;
+    let had = parts.objects().live();
     let progress = parts.with_work(|work| {
         mark::end_driving(work);
         parts.collector().end(&work.ground)
@@ -359,8 +361,8 @@ fn conclude(taken: Bytes) -> Bytes {
     parts.objects().set_marking(false);
     let marked = Bytes(progress.marked_bytes as usize) + parts.objects().black() - taken;
     parts.objects().begin_sweep(marked);
-    let [_, of_roots, of_stacks] = progress.scanned;
-    pace::settle(marked.0, of_stacks as usize, of_roots as usize);
+    let [scanned, of_roots, of_stacks] = progress.scanned.map(|bytes| Bytes(bytes as usize));
+    pace::settle(&Found { had, marked, scanned, roots: of_roots + of_stacks });
     marked
 }
 

@@ -1,11 +1,10 @@
 //! When to collect.
 //!
-//! The policy is the pacer's ([`spanheap::gc::pace`]); since marking happens while the world stands, the trigger is the
-//! goal itself, and nobody assists. What programs can set is put into its terms:
+//! All is marked while the world stands, so the policy is the core's for that ([`spanheap::gc::patience`]). What programs can
+//! set is put into its terms:
 //!
-//! - `GC_free_space_divisor` says how large a part of the heap is allocated between two collections. Boehm's heap has
-//!   room for about `live / divisor` more, with objects that are up to twice as large; ours lets `300 / divisor` percent
-//!   of what is live be allocated: 100 for the default, 3.
+//! - `GC_free_space_divisor` is the policy's. (Boehm's heap grows by `2 / divisor` of what is live, and an eighth of that for
+//!   objects without pointers, when nothing is free.)
 //! - An initial heap size and `GC_expand_hp` are room in which nothing is collected.
 //! - A maximum heap size is the heap's limit; the goal keeps below.
 //!
@@ -14,53 +13,32 @@
 use crate::{concurrent, heap, hints, settings};
 use core::sync::atomic::{AtomicUsize, Ordering};
 use spanheap::base::{Bytes, Lock, Rank};
-use spanheap::gc::pace::{Cycle, DEFAULT_MINIMUM, Footprint, Pacer, Progress, Settings, Work};
+use spanheap::gc::patience::{Found, Patience};
 
-/// The percent that the default divisor stands for, times that.
-const PERCENT: usize = 300;
+/// Live bytes of the first collection.
+const MINIMUM: Bytes = Bytes::mib(4);
 
 /// Live bytes at which to collect.
-static GOAL: AtomicUsize = AtomicUsize::new(DEFAULT_MINIMUM.0);
+static GOAL: AtomicUsize = AtomicUsize::new(MINIMUM.0);
 /// Live bytes at which those who allocate look what is due: the goal, or earlier where the program is marked while it runs.
-static DUE: AtomicUsize = AtomicUsize::new(DEFAULT_MINIMUM.0);
+static DUE: AtomicUsize = AtomicUsize::new(MINIMUM.0);
 /// No collection below so many.
 static ROOM: AtomicUsize = AtomicUsize::new(0);
 
-static PACER: Lock<Option<Pacer>> = Lock::new(Rank::Leaf, None);
-
-fn settings_now() -> Settings {
-    let divisor = settings::free_space_divisor().max(1);
-    let percent = (PERCENT / divisor).max(1) as u32;
-    Settings {
-        percent: Some(percent),
-        limit: None,
-        minimum: Bytes(DEFAULT_MINIMUM.0 * 100 / percent as usize),
-    }
-}
+static PATIENCE: Lock<Patience> = Lock::new(Rank::Leaf, Patience::new(MINIMUM));
 
 /// Begins, with what the environment says.
 pub(crate) fn begin() {
-    *PACER.lock() = Some(Pacer::new(settings_now()));
     ROOM.store(settings::initial_heap_size(), Ordering::Relaxed);
-    settle(0, 0, 0);
+    settle(&Found::default());
 }
 
-/// After a collection: `marked` bytes are alive, `stacks` and `roots` bytes were scanned beside them.
-pub(crate) fn settle(marked: usize, stacks: usize, roots: usize) {
-    let mut pacer = PACER.lock();
-    let Some(pacer) = pacer.as_mut() else { return };
-    pacer.set(settings_now(), marked as u64, true);
-    pacer.start(marked as u64, stacks as u64, roots as u64);
-    let done = Work { heap: marked as u64, stacks: stacks as u64, roots: roots as u64 };
-    let progress = Progress { live: marked as u64, scannable: marked as u64, done };
-    let footprint = Footprint::default();
-    let cycle =
-        Cycle { progress, duration: 1, assist_time: 0, idle_time: 0, processors: 1, marked: marked as u64 };
-    pacer.finish(&cycle, &footprint);
-    pacer.commit(marked as u64, true);
-    let goal = usize::try_from(pacer.goal(&footprint)).unwrap_or(usize::MAX);
-    let least = marked.saturating_add(hints::GC_get_min_bytes_allocd());
-    GOAL.store(goal.max(least).max(ROOM.load(Ordering::Relaxed)), Ordering::Relaxed);
+/// After a collection: sets the next goal.
+pub(crate) fn settle(found: &Found) {
+    let committed = heap::gc().parts.with_work(|work| work.ground.heap.committed());
+    let goal = PATIENCE.lock().settle(found, committed, settings::free_space_divisor());
+    let least = found.marked.0.saturating_add(hints::GC_get_min_bytes_allocd());
+    GOAL.store(goal.0.max(least).max(ROOM.load(Ordering::Relaxed)), Ordering::Relaxed);
     concurrent::draw_line();
 }
 

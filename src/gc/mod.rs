@@ -65,7 +65,8 @@
 //! ## When, and how fast
 //!
 //! What is decided by numbers alone stands apart from what is done: [`pace`] says when to begin, how much mutators help
-//! and how fast to sweep; [`growth`] what it may expect of a heap that grows; [`limit`] keeps the collector from taking the
+//! and how fast to sweep; [`growth`] what it may expect of a heap that grows; [`patience`] when to begin where the
+//! world stands meanwhile; [`limit`] keeps the collector from taking the
 //! processors for itself.
 //!
 //! The room does not know what a stack is, nor who sweeps.
@@ -91,6 +92,7 @@ pub mod limit;
 #[cfg(not(loom))]
 pub mod mark;
 pub mod pace;
+pub mod patience;
 pub mod queue;
 pub mod roots;
 pub mod terminate;
